@@ -1,0 +1,1 @@
+"""The filter: decides, explains and carries every byte that leaves a sandbox."""

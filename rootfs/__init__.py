@@ -1,0 +1,1 @@
+"""Images, layers, snapshots as data, git mirrors and diffs. Never mounts anything."""

@@ -1,0 +1,1 @@
+"""The daemon, the command line, and everything that makes and runs sandboxes."""

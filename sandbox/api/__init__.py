@@ -1,0 +1,1 @@
+"""HTTP only: bytes to a frozen value, an error to a status. No state."""

@@ -1,0 +1,1 @@
+"""Environments, tasks, scheduling, the store: ordinary code that needs no root."""

@@ -1,0 +1,1 @@
+"""Touches the host as root: network, cgroups, ids, processes, sweep, doctor."""

@@ -1,0 +1,1 @@
+"""The spawner and what runs in the new namespaces: the standard library and prctl only."""
