@@ -59,7 +59,7 @@ find_python() {
 
 # The last resort: uv, found or installed into a directory of its own, fetches a Python.
 fetch_python() {
-    local uv target="$HUTCH_ROOT/.venv-uv"
+    local uv target="${XDG_CACHE_HOME:-$HOME/.cache}/hutch/uv"
     uv=$(type -P uv || true)
     [ -z "$uv" ] && [ -x "$HOME/.local/bin/uv" ] && uv=$HOME/.local/bin/uv
     if [ -z "$uv" ]; then
