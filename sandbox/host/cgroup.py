@@ -30,7 +30,6 @@ from sandbox.host.cgroup_layout import (
     Layout,
     Limits,
     Tree,
-    UnsupportedHost,
     choose,
     own_v2_group,
     parse_mounts,
@@ -38,6 +37,7 @@ from sandbox.host.cgroup_layout import (
     remedy_for,
     settings,
 )
+from sandbox.host.errors import UnsupportedHost
 
 __all__ = ["CgroupError", "Cgroups", "Group", "Limits", "Stats", "UnsupportedHost"]
 
@@ -78,7 +78,8 @@ class Group:
             if time.monotonic() > deadline:
                 raise CgroupError(
                     f"kill cgroup {self.name}: {len(left)} processes (first: {min(left)}) outlived SIGKILL for"
-                    f" {patience:g} s; look at /proc/{min(left)}/stack for what blocks them in the kernel"
+                    f" {patience:g} s",
+                    f"look at /proc/{min(left)}/stack for what blocks them in the kernel",
                 )
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
@@ -96,12 +97,12 @@ class Group:
             for path in reversed(list(descend(directory))):
                 while not remove_group(path):
                     if time.monotonic() > deadline:
-                        raise CgroupError(f"remove cgroup {path}: still busy after {patience:g} s; see cgroups(7)")
+                        raise CgroupError(f"remove cgroup {path}: still busy after {patience:g} s", "see cgroups(7)")
                     # The last process was killed, but the kernel hasn't finished taking it out of the group.
                     time.sleep(0.001)
 
     def close_fds(self) -> None:
-        """Close the join fds; to be called once the sandbox's first process has been started."""
+        """Close the join fds: nobody can join from now on."""
         fds, self.join_fds = self.join_fds, ()
         for fd in fds:
             os.close(fd)
@@ -282,7 +283,7 @@ def _enable(group: Path) -> None:
         write(group / "cgroup.subtree_control", wanted, "enable cgroup controllers")
     except CgroupError as error:
         raise UnsupportedHost(
-            str(error), "start the daemon as a systemd service with Delegate=yes (see hutch.service)"
+            error.message, "start the daemon as a systemd service with Delegate=yes (see hutch.service)"
         ) from error
 
 

@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from sandbox.host.errors import HostError
 
-class CgroupError(Exception):
-    """A cgroup operation failed; the message says which, on what, why, and what to do."""
+
+class CgroupError(HostError):
+    """A cgroup operation failed."""
 
 
 def make_group(path: Path, exist_ok: bool) -> None:
@@ -20,12 +22,14 @@ def make_group(path: Path, exist_ok: bool) -> None:
         path.mkdir(mode=0o755)
     except FileExistsError as error:
         if not exist_ok:
-            raise CgroupError(f"create cgroup {path}: it is there already; stop who uses it, or sweep first") from error
+            raise CgroupError(
+                f"create cgroup {path}: it is there already", "stop who uses it, or sweep first"
+            ) from error
     except OSError as error:
         remedy = (
             "run the daemon as root" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "see cgroups(7)"
         )
-        raise CgroupError(f"create cgroup {path}: {error.strerror} ({_code(error)}); {remedy}") from error
+        raise CgroupError(f"create cgroup {path}: {error.strerror} ({_code(error)})", remedy) from error
 
 
 def remove_group(path: Path) -> bool:
@@ -37,7 +41,7 @@ def remove_group(path: Path) -> bool:
     except OSError as error:
         if error.errno == errno.EBUSY:
             return False
-        raise CgroupError(f"remove cgroup {path}: {error.strerror} ({_code(error)}); see cgroups(7)") from error
+        raise CgroupError(f"remove cgroup {path}: {error.strerror} ({_code(error)})", "see cgroups(7)") from error
     return True
 
 
@@ -53,7 +57,8 @@ def write(path: Path, value: str, operation: str) -> None:
         raise
     except OSError as error:
         raise CgroupError(
-            f"{operation}: write {value!r} to {path}: {error.strerror} ({_code(error)}); run as root and see cgroups(7)"
+            f"{operation}: write {value!r} to {path}: {error.strerror} ({_code(error)})",
+            "run as root; see cgroups(7)",
         ) from error
 
 
@@ -64,7 +69,7 @@ def read(path: Path) -> str:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV):
             return ""
-        raise CgroupError(f"read {path}: {error.strerror} ({_code(error)}); run as root") from error
+        raise CgroupError(f"read {path}: {error.strerror} ({_code(error)})", "run as root") from error
 
 
 def number(path: Path) -> int:

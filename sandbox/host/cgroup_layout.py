@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox.host.errors import UnsupportedHost
+
 NEEDED = ("memory", "cpu", "pids")
 
 # The period over which the CPU limit is counted: the kernel's default, long enough to cost nothing.
@@ -21,15 +23,6 @@ _REMEDIES = {
     "cpu": "boot a kernel built with CONFIG_CGROUP_SCHED and CONFIG_CFS_BANDWIDTH, without cgroup_disable=cpu",
     "pids": "boot a kernel built with CONFIG_CGROUP_PIDS, without cgroup_disable=pids",
 }
-
-
-class UnsupportedHost(Exception):
-    """This host can't enforce something that Hutch promises; `remedy` says what would make it able to."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(f"{message}; {remedy}")
-        self.message = message
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
