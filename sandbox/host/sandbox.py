@@ -1,0 +1,291 @@
+"""One sandbox, from its lease to its release, and the commands that join it.
+
+    async with host.sandbox(spec, sink) as sandbox:      lease ─ cgroup ─ policy ─ plan ─ spawn
+        await sandbox.wait()                             … and in reverse on the way out, whatever happened
+
+Every acquisition is pushed on one AsyncExitStack; nothing here is named in the file system but the cgroup and the task's `work`
+directory, so a crash leaves only those two kinds of things for the sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from rootfs.tree import remove_tree
+from sandbox.host import streams
+from sandbox.host.cgroup import Cgroups, Group, Limits
+from sandbox.host.errors import HostError
+from sandbox.host.filter import Filter, Record
+from sandbox.host.network import Lease, Network
+from sandbox.host.spawner import FdTable, Process, Spawner
+from sandbox.host.streams import Pipe, Sink
+from sandbox.inside.plan import Bind, JoinPlan, StartPlan
+
+HOSTNAME: Final = "hutch"
+_LAST_OUTPUT = 2.0
+
+
+@dataclass(frozen=True)
+class SandboxSpec:
+    """What a phase needs. `layers` bottom first; `writable` is a directory that holds `upper` (work is made in it).
+
+    `policy` is the filter's; `files` and `binds` appear below /run/hutch, read-only. Limits: bytes, cores, processes.
+    """
+
+    id: str
+    layers: tuple[Path, ...]
+    writable: Path
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    policy: Record
+    limits: Limits
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    binds: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command for a running sandbox."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+
+
+class Sandbox:
+    """A running sandbox: wait for its command, or run another one in it."""
+
+    def __init__(self, factory: Sandboxes, spec: SandboxSpec, lease: Lease, group: Group, process: Process) -> None:
+        self._factory = factory
+        self._pumps: list[asyncio.Task[None]] = []
+        self.spec = spec
+        self.lease = lease
+        self.group = group
+        self.process = process
+        self._joined = 0
+
+    async def wait(self) -> int:
+        """Wait for the command's end and all its output; the exit code (128 + n when signal n ended it)."""
+        status = await self.process.wait()
+        await streams.finish(self._pumps, _LAST_OUTPUT)
+        return exit_code(status)
+
+    def kill(self) -> None:
+        """End everything in the sandbox at once."""
+        self.process.kill()
+
+    def terminate(self) -> None:
+        """Ask the command to end (SIGTERM to its init, which passes it on)."""
+        self.process.kill(signal.SIGTERM)
+
+    @contextlib.asynccontextmanager
+    async def run(self, command: Command, sink: Sink, wants_stdin: bool) -> AsyncIterator[Joined]:
+        """Run `command` in the sandbox with pipes; it is killed when the block is left before its end."""
+        async with contextlib.AsyncExitStack() as stack:
+            owner = self.lease.uid_base
+            stdin, stdout, stderr = (_pipe(stack, owner) for _ in range(3))
+            table, plan, status = self._join_plan(stack, command)
+            plan = replace(
+                plan, stdin=table.add(stdin.read), stdout=table.add(stdout.write), stderr=table.add(stderr.write)
+            )
+            process = await self._spawn(stack, plan, table, status)
+            for end in (stdin.close_read, stdout.close_write, stderr.close_write):
+                end()
+            if not wants_stdin:
+                stdin.close_write()
+            pumps = [_start_pump(stack, pipe.read, name, sink) for pipe, name in ((stdout, "stdout"), (stderr, "stderr"))]
+            yield Joined(process, pumps, stdin.write if wants_stdin else -1, stdin.close_write)
+
+    @contextlib.asynccontextmanager
+    async def terminal(self, command: Command, sink: Sink, rows: int, columns: int) -> AsyncIterator[Joined]:
+        """Run `command` on a terminal of the sandbox's own; only its master leaves the sandbox, as `Joined.input`."""
+        async with contextlib.AsyncExitStack() as stack:
+            ours, theirs = socket.socketpair()
+            stack.enter_context(ours)
+            with theirs:
+                table, plan, status = self._join_plan(stack, command)
+                plan = replace(plan, terminal=table.add(theirs.fileno()), rows=rows, columns=columns)
+                process = await self._spawn(stack, plan, table, status)
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+            if not fds:
+                raise HostError("cannot open a terminal: the command ended before it had one", "try again")
+            stack.callback(os.close, fds[0])
+            os.set_inheritable(fds[0], False)
+            # One descriptor to read and one to write: each is watched by the event loop on its own.
+            reading = os.dup(fds[0])
+            stack.callback(os.close, reading)
+            yield Joined(process, [_start_pump(stack, reading, "stdout", sink)], fds[0], lambda: None)
+
+    def _join_plan(self, stack: contextlib.AsyncExitStack, command: Command) -> tuple[FdTable, JoinPlan, Pipe]:
+        self._joined += 1
+        table, status = FdTable(), _pipe(stack, None)
+        plan = JoinPlan(
+            id=f"{self.spec.id}.{self._joined}",
+            sandbox=self.spec.id,
+            userns=table.add(self.lease.userns),
+            seccomp=tuple(table.add(fd) for fd in self._factory.seccomp),
+            cgroup=tuple(table.add(fd) for fd in self.group.join_fds),
+            status=table.add(status.write),
+            argv=command.argv,
+            env=dict(command.env),
+            cwd=command.cwd,
+        )
+        return table, plan, status
+
+    async def _spawn(
+        self, stack: contextlib.AsyncExitStack, plan: JoinPlan, table: FdTable, status: Pipe
+    ) -> Process:
+        process = await self._factory.launch(plan, table, status)
+        stack.push_async_callback(_end, process)
+        return process
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A command that was started in a running sandbox. `input` is -1 where it takes none."""
+
+    process: Process
+    pumps: list[asyncio.Task[None]]
+    input: int
+    close_input: Callable[[], None]
+
+    async def wait(self) -> int:
+        """The exit code, after the output that was written until then."""
+        status = await self.process.wait()
+        await streams.finish(self.pumps, 0.2)
+        return exit_code(status)
+
+
+class Sandboxes:
+    """Makes sandboxes out of what the host gives: the spawner, network leases, cgroups, the filter."""
+
+    def __init__(
+        self, spawner: Callable[[], Spawner], network: Network, cgroups: Cgroups, egress: Filter, init: int,
+        seccomp: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        self._spawner = spawner
+        self._network = network
+        self._cgroups = cgroups
+        self._filter = egress
+        self._init = init
+        self.seccomp = seccomp
+
+    @contextlib.asynccontextmanager
+    async def open(self, spec: SandboxSpec, sink: Sink, on_network: Callable[[Record], None]) -> AsyncIterator[Sandbox]:
+        """Make the sandbox of `spec` and start its command; leaving the block ends and releases everything."""
+        async with contextlib.AsyncExitStack() as stack:
+            lease = await self._network.acquire()
+            stack.callback(self._network.release, lease)
+            group = self._cgroups.create(spec.id, spec.limits)
+            stack.push_async_callback(_remove_group, group)
+            await self._filter.register(lease.address, spec.policy, on_network)
+            stack.push_async_callback(self._filter.drop, lease.address)
+            stdout, stderr = _pipe(stack, lease.uid_base), _pipe(stack, lease.uid_base)
+            with contextlib.ExitStack() as transient:
+                table, plan, status = self._start_plan(transient, spec, lease, group, stdout, stderr)
+                process = await self.launch(plan, table, status)
+            stack.push_async_callback(_end, process)
+            stdout.close_write()
+            stderr.close_write()
+            sandbox = Sandbox(self, spec, lease, group, process)
+            sandbox._pumps = [_start_pump(stack, p.read, n, sink) for p, n in ((stdout, "stdout"), (stderr, "stderr"))]
+            yield sandbox
+
+    def _start_plan(
+        self, stack: contextlib.ExitStack, spec: SandboxSpec, lease: Lease, group: Group, stdout: Pipe, stderr: Pipe
+    ) -> tuple[FdTable, StartPlan, Pipe]:
+        table = FdTable()
+        directory = _opener(stack, table)
+        _fresh_work_directory(spec.writable)
+        status, stdin = _pipe(stack, None), _pipe(stack, lease.uid_base)
+        stdin.close_write()  # the command reads an end of file, not the daemon's input
+        plan = StartPlan(
+            id=spec.id,
+            hostname=HOSTNAME,
+            uid_base=lease.uid_base,
+            layers=tuple(directory(layer) for layer in spec.layers),
+            writable=directory(spec.writable),
+            netns=table.add(lease.netns),
+            userns=table.add(lease.userns),
+            init=table.add(self._init),
+            seccomp=tuple(table.add(fd) for fd in self.seccomp),
+            cgroup=tuple(table.add(fd) for fd in group.join_fds),
+            stdin=table.add(stdin.read),
+            stdout=table.add(stdout.write),
+            stderr=table.add(stderr.write),
+            status=table.add(status.write),
+            argv=spec.argv,
+            env=dict(spec.env),
+            cwd=spec.cwd,
+            files={name: table.add(_memory_file(stack, content)) for name, content in spec.files.items()},
+            binds=tuple(Bind(directory(path), name) for name, path in spec.binds.items()),
+        )
+        return table, plan, status
+
+    async def launch(self, plan: StartPlan | JoinPlan, table: FdTable, status: Pipe) -> Process:
+        """Have the spawner that is alive now follow `plan`."""
+        return await self._spawner().start(plan, table, status)
+
+
+def exit_code(status: int) -> int:
+    """A wait status as shells tell it: 128 + n for signal n."""
+    return status if status >= 0 else 128 - status
+
+
+def _pipe(stack: contextlib.ExitStack | contextlib.AsyncExitStack, owner: int | None) -> Pipe:
+    pipe = Pipe(owner)
+    stack.callback(pipe.close)
+    return pipe
+
+
+def _opener(stack: contextlib.ExitStack, table: FdTable) -> Callable[[Path], int]:
+    def directory(path: Path) -> int:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        stack.callback(os.close, fd)
+        return table.add(fd)
+
+    return directory
+
+
+def _memory_file(stack: contextlib.ExitStack, content: bytes) -> int:
+    fd = os.memfd_create("file", os.MFD_CLOEXEC)
+    stack.callback(os.close, fd)
+    with open(os.dup(fd), "wb") as file:
+        file.write(content)
+    return fd
+
+
+def _fresh_work_directory(writable: Path) -> None:
+    """overlayfs wants `work` empty: an earlier phase over the same `upper` leaves its marks there."""
+    work = writable / "work"
+    if work.exists():
+        remove_tree(work)
+    work.mkdir(mode=0o700)
+
+
+def _start_pump(stack: contextlib.AsyncExitStack, fd: int, name: str, sink: Sink) -> asyncio.Task[None]:
+    task = asyncio.create_task(streams.pump(fd, name, sink))
+    stack.push_async_callback(streams.finish, [task], 0.0)
+    return task
+
+
+async def _end(process: Process) -> None:
+    process.kill()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(30):
+            await process.wait()
+
+
+async def _remove_group(group: Group) -> None:
+    await asyncio.to_thread(group.remove)
+
+

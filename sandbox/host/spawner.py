@@ -1,0 +1,221 @@
+"""The daemon's side of the spawner: starts it, sends it plans with their descriptors, hears of exits.
+
+No process is forked by the daemon itself. When the spawner dies, its sandboxes die with it (the kernel sees to that): every
+process is then reported as ended, and the next request starts a new spawner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sandbox.host import streams
+from sandbox.host.errors import HostError, SandboxFailed
+from sandbox.host.streams import Pipe
+from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, StartPlan, encode
+
+KILLED_WITH_SPAWNER = -int(signal.SIGKILL)
+_MAKE_TIMEOUT = 20.0
+_START_TIMEOUT = 60.0
+
+
+class FdTable:
+    """Descriptors that travel with a plan; `add` returns the index by which the plan names one. Does not own them."""
+
+    def __init__(self) -> None:
+        self.fds: list[int] = []
+
+    def add(self, fd: int) -> int:
+        """Append `fd`; index 0 of the message is the plan itself."""
+        self.fds.append(fd)
+        return len(self.fds)
+
+
+class Process:
+    """A process in a sandbox: its host pid, a pidfd, and its exit code to wait for (negative: the signal's number)."""
+
+    def __init__(self, identity: str) -> None:
+        self.id = identity
+        self.pid = 0
+        self.pidfd = -1
+        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal; nothing happens when the process has ended."""
+        if self.pidfd >= 0 and not self.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    async def wait(self) -> int:
+        """The exit code, or minus the signal's number."""
+        return await asyncio.shield(self.exited)
+
+    def end(self, status: int) -> None:
+        """Called by the spawner's client, once."""
+        if not self.started.done():
+            self.started.set_result(None)
+        if not self.exited.done():
+            self.exited.set_result(status)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class Spawner:
+    """A running spawner process; `on_death` is called when it has died and not been closed."""
+
+    def __init__(self, on_death: Callable[[], None] | None = None) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-I", "-m", "sandbox.inside.spawner", str(theirs.fileno())]
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            start_new_session=True,
+        )
+        theirs.close()
+        ours.setblocking(False)
+        self._channel = ours
+        self._processes: dict[str, Process] = {}
+        self._on_death = on_death
+        self._closed = False
+        asyncio.get_running_loop().add_reader(ours, self._readable)
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can be sent."""
+        return not self._closed
+
+    async def start(self, plan: StartPlan | JoinPlan, table: FdTable, status: Pipe) -> Process:
+        """Start what `plan` says; returns once its exec has succeeded.
+
+        `status` is the plan's status pipe, whose writing end is in `table` and is closed here once it has been sent.
+        Raises SandboxFailed with the step that failed.
+        """
+        process = self._processes[plan.id] = Process(plan.id)
+        try:
+            await self._send(encode(plan), table.fds)
+            status.close_write()  # or its end would never come
+            async with asyncio.timeout(_START_TIMEOUT):
+                failure = await streams.read_all(status.read)
+                await process.started
+        except BaseException:
+            process.kill()
+            self._processes.pop(plan.id, None)
+            raise
+        if failure:
+            if process.pid:
+                await process.wait()
+            self._processes.pop(plan.id, None)
+            raise _explain(plan, failure)
+        return process
+
+    async def make(self, plan: Callable[[int], LeasePlan | GatewayPlan], expected: int) -> list[int]:
+        """Have namespaces made; returns the `expected` descriptors that come back."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            table = FdTable()
+            request = plan(table.add(theirs.fileno()))
+            await self._send(encode(request), table.fds)
+            theirs.close()
+            async with asyncio.timeout(_MAKE_TIMEOUT):
+                await streams.readable(ours.fileno())
+            answer, fds, _, _ = socket.recv_fds(ours, 4096, expected)
+        if len(fds) != expected:
+            for fd in fds:
+                os.close(fd)
+            raise HostError(f"cannot make namespaces: {answer.decode(errors='replace') or 'the spawner died'}", "hutch doctor")
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        return fds
+
+    async def _send(self, plan: bytes, fds: list[int]) -> None:
+        if self._closed:
+            raise SandboxFailed("cannot start a process: the spawner has ended", "try again")
+        carrier = os.memfd_create("plan", os.MFD_CLOEXEC)
+        try:
+            os.write(carrier, plan)
+            while True:
+                try:
+                    socket.send_fds(self._channel, [b"p"], [carrier, *fds])
+                    return
+                except BlockingIOError:
+                    await streams.writable(self._channel.fileno())
+        except OSError as error:
+            raise SandboxFailed(f"cannot reach the spawner: {error}", "try again") from error
+        finally:
+            os.close(carrier)
+
+    def _readable(self) -> None:
+        while not self._closed:
+            try:
+                data, fds, _, _ = socket.recv_fds(self._channel, 65536, 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, fds = b"", []
+            if not data:
+                self._died()
+                return
+            self._heard(json.loads(data), fds)
+
+    def _heard(self, message: dict[str, Any], fds: list[int]) -> None:
+        identity = message.get("started") or message.get("exited")
+        process = self._processes.get(identity) if identity else None
+        if process is None:
+            for fd in fds:
+                os.close(fd)
+        elif "started" in message:
+            process.pid, process.pidfd = message["pid"], fds[0]
+            os.set_inheritable(fds[0], False)
+            process.started.set_result(None)
+        else:
+            del self._processes[process.id]
+            process.end(message["status"])
+
+    def _died(self) -> None:
+        self._hang_up()
+        for process in list(self._processes.values()):
+            process.end(KILLED_WITH_SPAWNER)
+        self._processes.clear()
+        if self._on_death is not None:
+            self._on_death()
+
+    def _hang_up(self) -> None:
+        if not self._closed:
+            self._closed = True
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._channel.close()
+
+    async def close(self) -> None:
+        """End the spawner and with it every process that it started."""
+        self._on_death = None
+        self._hang_up()
+        try:
+            await asyncio.to_thread(self.process.wait, 15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            await asyncio.to_thread(self.process.wait, 15)
+        for process in list(self._processes.values()):
+            process.end(KILLED_WITH_SPAWNER)
+        self._processes.clear()
+
+
+def _explain(plan: StartPlan | JoinPlan, failure: bytes) -> SandboxFailed:
+    try:
+        told = json.loads(failure)
+        reason = told["message"]
+        return SandboxFailed(f"cannot start {plan.argv[0]} in a sandbox: could not {told['step']}: {reason}", "hutch doctor")
+    except (ValueError, KeyError):
+        return SandboxFailed(f"cannot start {plan.argv[0]} in a sandbox: {failure!r}", "hutch doctor")

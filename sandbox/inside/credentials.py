@@ -1,0 +1,66 @@
+"""Identity and privileges of a process that is about to become a tenant's: ids, capabilities, seccomp, limits.
+
+The only file that imports prctl. Everything here takes privileges away; nothing gives any.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+
+import prctl
+
+from sandbox.inside import profile, syscalls
+
+with open("/proc/sys/kernel/cap_last_cap") as _file:
+    _LAST_CAPABILITY = int(_file.read())
+
+
+def hide() -> None:
+    """Nobody inside may trace this process or read its memory and descriptors, until exec makes it the tenant's."""
+    prctl.set_dumpable(0)
+
+
+def act_on_files_as(host_id: int) -> None:
+    """Create files as `host_id` while keeping every capability (overlay and tmpfs take their owner from these ids)."""
+    prctl.set_securebits(prctl.SECBIT_NO_SETUID_FIXUP)
+    syscalls.setfsgid(host_id)
+    syscalls.setfsuid(host_id)
+
+
+def enter_user_namespace(userns: int) -> None:
+    """Become root of the user namespace, from where no privilege over the host or over the sandbox's mounts is left.
+
+    Entering it hands out all capabilities over that namespace and a full bounding set, so both are cut down after, not before.
+    """
+    os.setgroups([])
+    os.setns(userns, os.CLONE_NEWUSER)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    os.setgroups([])
+
+
+def drop_privileges(filters: list[bytes]) -> None:
+    """Capabilities to the profile's short list, no new privileges, seccomp; the last step before exec."""
+    for number in range(_LAST_CAPABILITY + 1):
+        if not profile.CAPABILITY_MASK & (1 << number):
+            prctl.capbset_drop(number)  # raises for one that it doesn't know: better no sandbox than one more privilege
+    syscalls.capset(profile.CAPABILITY_MASK)
+    prctl.set_no_new_privs(1)
+    for program in filters:
+        syscalls.load_seccomp(program)
+
+
+def limit_resources() -> None:
+    """The profile's resource limits; a host whose own hard limit is lower keeps that."""
+    for name, value in profile.RLIMITS.items():
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        wanted = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (wanted, wanted))
+
+
+def die_with_parent() -> None:
+    """SIGKILL this process when the spawner dies. Set last: a change of credentials clears it."""
+    prctl.set_pdeathsig(signal.SIGKILL)

@@ -1,0 +1,111 @@
+"""What the daemon asks of the spawner: frozen, complete before the child exists, descriptors instead of paths.
+
+Pure data and its JSON form. A plan names descriptors by their index in the message that carried them, so the spawner opens
+nothing by a path that anybody else could change.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A read-only, id-mapped bind mount: descriptor index of the source directory, path below /run/hutch."""
+
+    source: int
+    target: str
+
+
+@dataclass(frozen=True)
+class StartPlan:
+    """One sandbox: its file system, its network, its identity and the command that it runs.
+
+    `layers` are descriptor indexes of layer directories, bottom first; `writable` that of the directory which holds
+    `upper` and `work`. `uid_base` is the host id that root inside is mapped to (shape: one range of 65,536 ids).
+    `files` maps names below /run/hutch to descriptor indexes of their content. Sizes are in bytes.
+    """
+
+    id: str
+    hostname: str
+    uid_base: int
+    layers: tuple[int, ...]
+    writable: int
+    netns: int
+    userns: int
+    init: int
+    seccomp: tuple[int, ...]
+    cgroup: tuple[int, ...]
+    stdin: int
+    stdout: int
+    stderr: int
+    status: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    files: dict[str, int] = field(default_factory=dict)
+    binds: tuple[Bind, ...] = ()
+    shm_size: int = 256 << 20
+
+
+@dataclass(frozen=True)
+class JoinPlan:
+    """One more command in a running sandbox. With a `terminal` (descriptor index of a socket), the command gets a
+    pseudo-terminal of the sandbox's own and its master is sent over that socket; stdin, stdout and stderr are then unused.
+    """
+
+    id: str
+    sandbox: str
+    userns: int
+    seccomp: tuple[int, ...]
+    cgroup: tuple[int, ...]
+    status: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    terminal: int | None = None
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True)
+class LeasePlan:
+    """A network namespace and a user namespace, ready to be given to a sandbox; sent over the socket `reply`."""
+
+    uid_base: int
+    reply: int
+
+
+@dataclass(frozen=True)
+class GatewayPlan:
+    """The gateway's network namespace with the filter's sockets in it; sent over the socket `reply`."""
+
+    reply: int
+
+
+type Plan = StartPlan | JoinPlan | LeasePlan | GatewayPlan
+_KINDS: dict[str, type[Any]] = {"start": StartPlan, "join": JoinPlan, "lease": LeasePlan, "gateway": GatewayPlan}
+
+
+def encode(plan: Plan) -> bytes:
+    """The JSON form that `decode` reads."""
+    kind = next(name for name, cls in _KINDS.items() if isinstance(plan, cls))
+    return json.dumps({"kind": kind, **asdict(plan)}).encode()
+
+
+def decode(data: bytes) -> Plan:
+    """Parse what `encode` wrote. Raises ValueError, TypeError or KeyError on anything else."""
+    fields = json.loads(data)
+    cls = _KINDS[fields.pop("kind")]
+    if "binds" in fields:
+        fields["binds"] = tuple(Bind(**bind) for bind in fields["binds"])
+    for name in ("layers", "seccomp", "cgroup", "argv"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    plan: Plan = cls(**fields)
+    return plan

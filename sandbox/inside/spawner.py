@@ -1,0 +1,153 @@
+"""The spawner: a small single-threaded root process that forks sandboxes and the commands in them.
+
+It parses nothing but plans from its one socket, imports only the standard library and prctl, and holds no state beyond its
+children. `python -I -m sandbox.inside.spawner FD`, where FD is a SEQPACKET socket to the daemon.
+
+    request:  one message, first descriptor a memfd with the plan's JSON, the others what the plan refers to by index
+    answers:  {"started": id, "pid": n} + pidfd ─ {"exited": id, "status": wait status, "signal": …} ─ {"error": …}
+
+Whether the exec worked is told by the status pipe in the plan, not here: end of file means yes. End of file on the
+socket means that the daemon is gone: every child is killed and the spawner ends.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+from sandbox.inside import child, namespaces
+from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, StartPlan, decode
+
+_MAX_FDS = 253  # SCM_MAX_FD of the kernel
+
+
+class Spawner:
+    """Forks what plans ask for and reports exits."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._children: dict[int, tuple[str, int]] = {}  # pidfd -> (id, pid); "" for a helper whose exit nobody waits for
+        self._pidfds: dict[str, int] = {}
+        self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+
+    def serve(self) -> None:
+        """Work until the daemon closes its end."""
+        self._poll.register(self._channel, select.POLLIN)
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd != self._channel.fileno():
+                    self._reap(fd)
+                elif not self._request():
+                    return self._kill_all()
+
+    def _request(self) -> bool:
+        size = array.array("i").itemsize
+        _, ancillary, _, _ = self._channel.recvmsg(4096, socket.CMSG_LEN(_MAX_FDS * size), socket.MSG_CMSG_CLOEXEC)
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(data[: len(data) - len(data) % size])
+        if not fds:
+            return False
+        try:
+            self._obey(list(fds))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self._answer({"error": f"the spawner could not follow a plan: {error!r}"})
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _obey(self, fds: list[int]) -> None:
+        plan = decode(os.pread(fds[0], os.fstat(fds[0]).st_size, 0))
+        if isinstance(plan, LeasePlan | GatewayPlan):
+            self._fork_maker(plan, fds)
+        elif isinstance(plan, StartPlan):
+            self._fork_into_pid_namespace(plan, fds, None)
+        else:
+            pidfd = self._pidfds.get(plan.sandbox)
+            if pidfd is None:
+                failure = {"step": "find the sandbox", "subject": plan.sandbox, "errno": 3, "message": "it has ended"}
+                os.write(fds[plan.status], json.dumps(failure).encode())
+                return
+            self._fork_into_pid_namespace(plan, fds, pidfd)
+
+    def _fork_maker(self, plan: LeasePlan | GatewayPlan, fds: list[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            with socket.socket(fileno=fds[plan.reply]) as reply:
+                try:
+                    if isinstance(plan, LeasePlan):
+                        namespaces.make_lease(plan, reply)
+                    else:
+                        namespaces.make_gateway(plan, reply)
+                    os._exit(0)
+                except BaseException as error:
+                    reply.send(f"error: {error}".encode())
+                finally:
+                    os._exit(1)
+        self._watch("", pid)
+
+    def _fork_into_pid_namespace(self, plan: StartPlan | JoinPlan, fds: list[int], joined: int | None) -> None:
+        """Fork a child that is in its pid namespace from its first instruction, and still a child of ours to wait for."""
+        if joined is None:
+            os.unshare(os.CLONE_NEWPID)
+        else:
+            os.setns(joined, os.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                child.run(plan, fds, joined)
+        finally:
+            os.setns(self._own_pid_namespace, os.CLONE_NEWPID)
+        pidfd = self._watch(plan.id, pid)
+        if isinstance(plan, StartPlan):
+            self._pidfds[plan.id] = pidfd
+        self._answer({"started": plan.id, "pid": pid}, pidfd)
+
+    def _watch(self, identity: str, pid: int) -> int:
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = (identity, pid)
+        self._poll.register(pidfd, select.POLLIN)
+        return pidfd
+
+    def _reap(self, pidfd: int) -> None:
+        self._poll.unregister(pidfd)
+        identity, pid = self._children.pop(pidfd)
+        _, status, usage = os.wait4(pid, 0)
+        if self._pidfds.get(identity) == pidfd:
+            del self._pidfds[identity]
+        os.close(pidfd)
+        if identity:
+            self._answer({"exited": identity, "status": os.waitstatus_to_exitcode(status), "max_rss": usage.ru_maxrss})
+
+    def _answer(self, message: dict[str, object], *fds: int) -> None:
+        socket.send_fds(self._channel, [json.dumps(message).encode()], list(fds))
+
+    def _kill_all(self) -> None:
+        for pidfd in self._children:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for _, pid in self._children.values():
+            os.waitpid(pid, 0)
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the first argument."""
+    # Terminal signals are the daemon's to handle; without it the socket's end tells us to stop.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    gc.disable()
+    gc.freeze()  # children then share our pages instead of copying them
+    Spawner(socket.socket(fileno=int(sys.argv[1]))).serve()
+
+
+if __name__ == "__main__":
+    main()
