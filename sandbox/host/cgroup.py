@@ -101,6 +101,16 @@ class Group:
                     # The last process was killed, but the kernel hasn't finished taking it out of the group.
                     time.sleep(0.001)
 
+    def limit(self, limits: Limits) -> None:
+        """Write limits; on v1, memory must not be raised after it was lowered (memory and memory+swap are two files)."""
+        for setting in settings(self.layout.version, limits):
+            path = self._directory(setting.controller) / setting.file
+            try:
+                write(path, setting.value, "limit cgroup")
+            except FileNotFoundError:
+                if not setting.optional:
+                    raise
+
     def close_fds(self) -> None:
         """Close the join fds: nobody can join from now on."""
         fds, self.join_fds = self.join_fds, ()
@@ -193,13 +203,7 @@ class Cgroups:
             for directory in group.directories:
                 make_group(directory, exist_ok=False)
                 made.append(directory)
-            for setting in settings(self.layout.version, limits):
-                path = group._directory(setting.controller) / setting.file
-                try:
-                    write(path, setting.value, "limit cgroup")
-                except FileNotFoundError:
-                    if not setting.optional:
-                        raise
+            group.limit(limits)
             for directory in group.directories:
                 group.join_fds += (os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC),)
         except BaseException:

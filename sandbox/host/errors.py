@@ -1,9 +1,9 @@
 """The error tree of everything that touches the host. Foreign exceptions become one of these at the border of a module.
 
-    HostError                  operation, object, reason and remedy in one sentence
-    ├── UnsupportedHost        the host lacks something that cannot be replaced by something weaker
-    ├── OutOfResources         ids, addresses, processes, disk: try again later or raise the limit
-    └── SandboxFailed          a sandbox or a command in it could not be started
+HostError                  operation, object, reason and remedy in one sentence
+├── UnsupportedHost        the host lacks something that cannot be replaced by something weaker
+├── OutOfResources         ids, addresses, processes, disk: try again later or raise the limit
+└── SandboxFailed          a sandbox or a command in it could not be started
 """
 
 from __future__ import annotations

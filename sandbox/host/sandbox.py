@@ -1,10 +1,10 @@
 """One sandbox, from its lease to its release, and the commands that join it.
 
-    async with host.sandbox(spec, sink) as sandbox:      lease ─ cgroup ─ policy ─ plan ─ spawn
+    async with host.sandbox(spec, sink) as sandbox:      lease ─ limits ─ policy ─ plan ─ start
         await sandbox.wait()                             … and in reverse on the way out, whatever happened
 
-Every acquisition is pushed on one AsyncExitStack; nothing here is named in the file system but the cgroup and the task's `work`
-directory, so a crash leaves only those two kinds of things for the sweep.
+Every acquisition is pushed on one AsyncExitStack; nothing here is named in the file system but the lease's cgroup and the task's
+`work` directory, so a crash leaves only those two kinds of things for the sweep.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Final
 
 from rootfs.tree import remove_tree
 from sandbox.host import streams
-from sandbox.host.cgroup import Cgroups, Group, Limits
+from sandbox.host.cgroup import Limits
 from sandbox.host.errors import HostError
 from sandbox.host.filter import Filter, Record
-from sandbox.host.network import Lease, Network
-from sandbox.host.spawner import FdTable, Process, Spawner
+from sandbox.host.leases import Lease, Leases
+from sandbox.host.spawner import FdTable, Process
 from sandbox.host.streams import Pipe, Sink
 from sandbox.inside.plan import Bind, JoinPlan, StartPlan
 
@@ -64,12 +64,11 @@ class Command:
 class Sandbox:
     """A running sandbox: wait for its command, or run another one in it."""
 
-    def __init__(self, factory: Sandboxes, spec: SandboxSpec, lease: Lease, group: Group, process: Process) -> None:
+    def __init__(self, factory: Sandboxes, spec: SandboxSpec, lease: Lease, process: Process) -> None:
         self._factory = factory
         self._pumps: list[asyncio.Task[None]] = []
         self.spec = spec
         self.lease = lease
-        self.group = group
         self.process = process
         self._joined = 0
 
@@ -102,7 +101,9 @@ class Sandbox:
                 end()
             if not wants_stdin:
                 stdin.close_write()
-            pumps = [_start_pump(stack, pipe.read, name, sink) for pipe, name in ((stdout, "stdout"), (stderr, "stderr"))]
+            pumps = [
+                _start_pump(stack, pipe.read, name, sink) for pipe, name in ((stdout, "stdout"), (stderr, "stderr"))
+            ]
             yield Joined(process, pumps, stdin.write if wants_stdin else -1, stdin.close_write)
 
     @contextlib.asynccontextmanager
@@ -133,7 +134,6 @@ class Sandbox:
             sandbox=self.spec.id,
             userns=table.add(self.lease.userns),
             seccomp=tuple(table.add(fd) for fd in self._factory.seccomp),
-            cgroup=tuple(table.add(fd) for fd in self.group.join_fds),
             status=table.add(status.write),
             argv=command.argv,
             env=dict(command.env),
@@ -141,10 +141,8 @@ class Sandbox:
         )
         return table, plan, status
 
-    async def _spawn(
-        self, stack: contextlib.AsyncExitStack, plan: JoinPlan, table: FdTable, status: Pipe
-    ) -> Process:
-        process = await self._factory.launch(plan, table, status)
+    async def _spawn(self, stack: contextlib.AsyncExitStack, plan: JoinPlan, table: FdTable, status: Pipe) -> Process:
+        process = await self.lease.keeper.start(plan, table, status)
         stack.push_async_callback(_end, process)
         return process
 
@@ -166,15 +164,10 @@ class Joined:
 
 
 class Sandboxes:
-    """Makes sandboxes out of what the host gives: the spawner, network leases, cgroups, the filter."""
+    """Makes sandboxes out of leases and the filter's consent."""
 
-    def __init__(
-        self, spawner: Callable[[], Spawner], network: Network, cgroups: Cgroups, egress: Filter, init: int,
-        seccomp: tuple[int, ...],
-    ) -> None:  # fmt: skip
-        self._spawner = spawner
-        self._network = network
-        self._cgroups = cgroups
+    def __init__(self, leases: Leases, egress: Filter, init: int, seccomp: tuple[int, ...]) -> None:
+        self._leases = leases
         self._filter = egress
         self._init = init
         self.seccomp = seccomp
@@ -183,25 +176,24 @@ class Sandboxes:
     async def open(self, spec: SandboxSpec, sink: Sink, on_network: Callable[[Record], None]) -> AsyncIterator[Sandbox]:
         """Make the sandbox of `spec` and start its command; leaving the block ends and releases everything."""
         async with contextlib.AsyncExitStack() as stack:
-            lease = await self._network.acquire()
-            stack.callback(self._network.release, lease)
-            group = self._cgroups.create(spec.id, spec.limits)
-            stack.push_async_callback(_remove_group, group)
+            lease = await self._leases.acquire()
+            stack.push_async_callback(self._leases.release, lease)
+            lease.group.limit(spec.limits)
             await self._filter.register(lease.address, spec.policy, on_network)
             stack.push_async_callback(self._filter.drop, lease.address)
             stdout, stderr = _pipe(stack, lease.uid_base), _pipe(stack, lease.uid_base)
             with contextlib.ExitStack() as transient:
-                table, plan, status = self._start_plan(transient, spec, lease, group, stdout, stderr)
-                process = await self.launch(plan, table, status)
+                table, plan, status = self._start_plan(transient, spec, lease, stdout, stderr)
+                process = await lease.keeper.start(plan, table, status)
             stack.push_async_callback(_end, process)
             stdout.close_write()
             stderr.close_write()
-            sandbox = Sandbox(self, spec, lease, group, process)
+            sandbox = Sandbox(self, spec, lease, process)
             sandbox._pumps = [_start_pump(stack, p.read, n, sink) for p, n in ((stdout, "stdout"), (stderr, "stderr"))]
             yield sandbox
 
     def _start_plan(
-        self, stack: contextlib.ExitStack, spec: SandboxSpec, lease: Lease, group: Group, stdout: Pipe, stderr: Pipe
+        self, stack: contextlib.ExitStack, spec: SandboxSpec, lease: Lease, stdout: Pipe, stderr: Pipe
     ) -> tuple[FdTable, StartPlan, Pipe]:
         table = FdTable()
         directory = _opener(stack, table)
@@ -214,11 +206,9 @@ class Sandboxes:
             uid_base=lease.uid_base,
             layers=tuple(directory(layer) for layer in spec.layers),
             writable=directory(spec.writable),
-            netns=table.add(lease.netns),
             userns=table.add(lease.userns),
             init=table.add(self._init),
             seccomp=tuple(table.add(fd) for fd in self.seccomp),
-            cgroup=tuple(table.add(fd) for fd in group.join_fds),
             stdin=table.add(stdin.read),
             stdout=table.add(stdout.write),
             stderr=table.add(stderr.write),
@@ -230,10 +220,6 @@ class Sandboxes:
             binds=tuple(Bind(directory(path), name) for name, path in spec.binds.items()),
         )
         return table, plan, status
-
-    async def launch(self, plan: StartPlan | JoinPlan, table: FdTable, status: Pipe) -> Process:
-        """Have the spawner that is alive now follow `plan`."""
-        return await self._spawner().start(plan, table, status)
 
 
 def exit_code(status: int) -> int:
@@ -283,9 +269,3 @@ async def _end(process: Process) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):
             await process.wait()
-
-
-async def _remove_group(group: Group) -> None:
-    await asyncio.to_thread(group.remove)
-
-

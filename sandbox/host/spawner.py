@@ -1,7 +1,7 @@
-"""The daemon's side of the spawner: starts it, sends it plans with their descriptors, hears of exits.
+"""The daemon's side of the spawner and its keepers: sends plans with their descriptors, hears of exits.
 
-No process is forked by the daemon itself. When the spawner dies, its sandboxes die with it (the kernel sees to that): every
-process is then reported as ended, and the next request starts a new spawner.
+No process is forked by the daemon itself. When a keeper dies, its sandbox dies with it (the kernel sees to that): every
+process of it is then reported as killed. The spawner's death hurts no running sandbox.
 """
 
 from __future__ import annotations
@@ -70,26 +70,16 @@ class Process:
             self.pidfd = -1
 
 
-class Spawner:
-    """A running spawner process; `on_death` is called when it has died and not been closed."""
+class Channel:
+    """A socket to a spawner or keeper: plans go out, starts and exits come in. `on_end` is called when the other side dies."""
 
-    def __init__(self, on_death: Callable[[], None] | None = None) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-I", "-m", "sandbox.inside.spawner", str(theirs.fileno())]
-        self.process = subprocess.Popen(
-            command,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            start_new_session=True,
-        )
-        theirs.close()
-        ours.setblocking(False)
-        self._channel = ours
+    def __init__(self, connection: socket.socket, on_end: Callable[[], None] | None = None) -> None:
+        connection.setblocking(False)
+        self._channel = connection
         self._processes: dict[str, Process] = {}
-        self._on_death = on_death
+        self._on_end = on_end
         self._closed = False
-        asyncio.get_running_loop().add_reader(ours, self._readable)
+        asyncio.get_running_loop().add_reader(connection, self._readable)
 
     @property
     def alive(self) -> bool:
@@ -119,26 +109,6 @@ class Spawner:
             self._processes.pop(plan.id, None)
             raise _explain(plan, failure)
         return process
-
-    async def make(self, plan: Callable[[int], LeasePlan | GatewayPlan], expected: int) -> list[int]:
-        """Have namespaces made; returns the `expected` descriptors that come back."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            ours.setblocking(False)
-            table = FdTable()
-            request = plan(table.add(theirs.fileno()))
-            await self._send(encode(request), table.fds)
-            theirs.close()
-            async with asyncio.timeout(_MAKE_TIMEOUT):
-                await streams.readable(ours.fileno())
-            answer, fds, _, _ = socket.recv_fds(ours, 4096, expected)
-        if len(fds) != expected:
-            for fd in fds:
-                os.close(fd)
-            raise HostError(f"cannot make namespaces: {answer.decode(errors='replace') or 'the spawner died'}", "hutch doctor")
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        return fds
 
     async def _send(self, plan: bytes, fds: list[int]) -> None:
         if self._closed:
@@ -185,37 +155,75 @@ class Spawner:
             process.end(message["status"])
 
     def _died(self) -> None:
-        self._hang_up()
+        self.close()
+        if self._on_end is not None:
+            self._on_end()
+
+    def close(self) -> None:
+        """Hang up: the other side kills what it started and ends. Whoever waits for a process hears that it was killed."""
+        if self._closed:
+            return
+        self._closed = True
+        asyncio.get_running_loop().remove_reader(self._channel)
+        self._channel.close()
         for process in list(self._processes.values()):
             process.end(KILLED_WITH_SPAWNER)
         self._processes.clear()
-        if self._on_death is not None:
-            self._on_death()
 
-    def _hang_up(self) -> None:
-        if not self._closed:
-            self._closed = True
-            asyncio.get_running_loop().remove_reader(self._channel)
-            self._channel.close()
 
-    async def close(self) -> None:
-        """End the spawner and with it every process that it started."""
-        self._on_death = None
-        self._hang_up()
+class Spawner(Channel):
+    """The spawner process itself."""
+
+    def __init__(self, on_end: Callable[[], None] | None = None) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-m", "sandbox.inside.spawner", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                start_new_session=True,
+            )
+        super().__init__(ours, on_end)
+
+    async def make(self, plan: Callable[[FdTable, int], LeasePlan | GatewayPlan], expected: int) -> list[int]:
+        """Have namespaces made; returns the `expected` descriptors that come back."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            table = FdTable()
+            request = plan(table, table.add(theirs.fileno()))
+            await self._send(encode(request), table.fds)
+            theirs.close()
+            async with asyncio.timeout(_MAKE_TIMEOUT):
+                await streams.readable(ours.fileno())
+            answer, fds, _, _ = socket.recv_fds(ours, 4096, expected)
+        if len(fds) != expected:
+            for fd in fds:
+                os.close(fd)
+            raise HostError(
+                f"cannot make namespaces: {answer.decode(errors='replace') or 'the spawner died'}", "hutch doctor"
+            )
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        return fds
+
+    async def end(self) -> None:
+        """Hang up and wait for the process."""
+        self.close()
         try:
             await asyncio.to_thread(self.process.wait, 15)
         except subprocess.TimeoutExpired:
             self.process.kill()
             await asyncio.to_thread(self.process.wait, 15)
-        for process in list(self._processes.values()):
-            process.end(KILLED_WITH_SPAWNER)
-        self._processes.clear()
 
 
 def _explain(plan: StartPlan | JoinPlan, failure: bytes) -> SandboxFailed:
     try:
         told = json.loads(failure)
         reason = told["message"]
-        return SandboxFailed(f"cannot start {plan.argv[0]} in a sandbox: could not {told['step']}: {reason}", "hutch doctor")
+        return SandboxFailed(
+            f"cannot start {plan.argv[0]} in a sandbox: could not {told['step']}: {reason}", "hutch doctor"
+        )
     except (ValueError, KeyError):
         return SandboxFailed(f"cannot start {plan.argv[0]} in a sandbox: {failure!r}", "hutch doctor")

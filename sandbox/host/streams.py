@@ -55,11 +55,16 @@ class Pipe:
             os.close(end)
 
 
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 async def readable(fd: int) -> None:
     """Wait until `fd` can be read."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _wake, ready)
     try:
         await ready
     finally:
@@ -69,8 +74,8 @@ async def readable(fd: int) -> None:
 async def writable(fd: int) -> None:
     """Wait until `fd` can be written."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_writer(fd, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, _wake, ready)
     try:
         await ready
     finally:

@@ -1,10 +1,11 @@
 """The life of a sandbox's first process, and of one that joins it, from fork to exec.
 
-Runs in the spawner's forked child, which never returns from `run`: it becomes the tenant's program or it exits. Nothing here
-reads what the tenant wrote. The kernel has put the child into its pid namespace at fork already.
+Runs in a keeper's forked child, which never returns from `run`: it becomes the tenant's program or it exits. Nothing here
+reads what the tenant wrote. From its first instruction it is in the sandbox's control groups and network namespace (its
+keeper is) and in its pid namespace (fork put it there).
 
-    start:  cgroup ─ network ─ new mount, ipc, uts, cgroup namespaces ─ root file system ─ user namespace ─ privileges ─ exec
-    join:   cgroup ─ the sandbox's namespaces by its pidfd             ─ user namespace ─ (terminal) ─ privileges ─ exec
+    start:  new mount, ipc, uts, cgroup namespaces ─ root file system ─ user namespace ─ privileges ─ exec
+    join:   the sandbox's namespaces by its pidfd  ─ user namespace ─ (terminal)       ─ privileges ─ exec
 
 The user namespace is entered last (promise 3): until then the child is host root and nobody inside may trace it.
 """
@@ -25,7 +26,7 @@ from sandbox.inside.plan import JoinPlan, StartPlan
 
 _JOINED = os.CLONE_NEWNS | os.CLONE_NEWNET | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
 _UNSHARED = os.CLONE_NEWNS | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
-_TIOCGPTPEER = 0x5441
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # asm-generic/ioctls.h
 
 
 class _Step:
@@ -55,10 +56,7 @@ def _start(plan: StartPlan, fds: list[int], step: _Step) -> None:
     credentials.hide()
     os.setsid()
     os.umask(0)
-    step.name = "join the control groups"
-    _join_cgroups(plan.cgroup, fds)
     step.name = "enter the namespaces"
-    os.setns(fds[plan.netns], os.CLONE_NEWNET)
     trees = mounts.clone_trees(plan, fds)
     os.unshare(_UNSHARED)
     socket.sethostname(plan.hostname)
@@ -74,8 +72,6 @@ def _start(plan: StartPlan, fds: list[int], step: _Step) -> None:
 def _join(plan: JoinPlan, fds: list[int], pidfd: int, step: _Step) -> None:
     credentials.hide()
     os.setsid()
-    step.name = "join the control groups"
-    _join_cgroups(plan.cgroup, fds)
     step.name = "enter the namespaces"
     os.setns(pidfd, _JOINED)
     step.name = "drop privileges"
@@ -92,11 +88,6 @@ def _join(plan: JoinPlan, fds: list[int], pidfd: int, step: _Step) -> None:
     _become(plan, fds, step, streams, None)
 
 
-def _join_cgroups(indexes: tuple[int, ...], fds: list[int]) -> None:
-    for index in indexes:
-        os.write(fds[index], b"0")
-
-
 def _open_terminal(plan: JoinPlan, reply: int) -> int:
     """A pseudo-terminal of the sandbox's own devpts: its master goes to the daemon, its slave becomes ours.
 
@@ -108,7 +99,7 @@ def _open_terminal(plan: JoinPlan, reply: int) -> int:
     status = os.fstat(master)
     if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(5, 2):
         raise OSError(0, "dev/pts/ptmx is not a terminal multiplexer", "dev/pts/ptmx")
-    fcntl.ioctl(master, termios.TIOCSPTLCK, struct.pack("i", 0))
+    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
     slave: int = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     termios.tcsetwinsize(slave, (plan.rows, plan.columns))
     with socket.socket(fileno=os.dup(reply)) as channel:

@@ -95,7 +95,9 @@ def _mount_overlay(layers: int) -> None:
     lower = ":".join(str(number) for number in reversed(range(layers)))
     # volatile: what a killed phase wrote is thrown away anyway, and a finished one is synced before it is committed.
     # redirect_dir, metacopy and index off: the upper directory then says all there is to say in plain files and whiteouts.
-    options = f"lowerdir={lower},upperdir=w/upper,workdir=w/work,redirect_dir=off,metacopy=off,index=off,xino=off,volatile"
+    options = (
+        f"lowerdir={lower},upperdir=w/upper,workdir=w/work,redirect_dir=off,metacopy=off,index=off,xino=off,volatile"
+    )
     syscalls.mount("overlay", "root", "overlay", syscalls.MS_NODEV, options)
 
 
@@ -112,9 +114,7 @@ def _attach(root: int, path: str, mount: int) -> None:
         os.close(target)
 
 
-def _mount_new(
-    root: int, path: str, fstype: str, options: Mapping[str, str | None], attributes: int
-) -> int:
+def _mount_new(root: int, path: str, fstype: str, options: Mapping[str, str | None], attributes: int) -> int:
     mount = syscalls.new_filesystem(fstype, dict(options), attributes)
     _attach(root, path, mount)
     return mount
@@ -161,16 +161,13 @@ def _mount_hutch_directory(root: int, plan: StartPlan, trees: Trees, fds: list[i
 
 def _mask(root: int) -> None:
     null = syscalls.openat2(root, "dev/null", os.O_PATH, _INSIDE_ONLY)
-    empty_options: dict[str, str | None] = {"mode": "0555", "size": "4k", "nr_inodes": "2"}
+    empty = syscalls.new_filesystem("tmpfs", {"mode": "0555", "size": "4k", "nr_inodes": "2"}, _PLAIN | _READ_ONLY)
     for path in profile.MASKED_PATHS:
         try:
             target = syscalls.openat2(root, path, os.O_PATH, _INSIDE_ONLY)
         except FileNotFoundError:
             continue
-        if stat.S_ISDIR(os.fstat(target).st_mode):
-            cover = syscalls.new_filesystem("tmpfs", empty_options, _PLAIN | syscalls.MOUNT_ATTR_RDONLY)
-        else:
-            cover = syscalls.open_tree(null)
+        cover = syscalls.open_tree(empty if stat.S_ISDIR(os.fstat(target).st_mode) else null)
         syscalls.move_mount(cover, target)
         os.close(cover)
         os.close(target)
@@ -185,3 +182,4 @@ def _mask(root: int) -> None:
         os.close(view)
         os.close(target)
     os.close(null)
+    os.close(empty)

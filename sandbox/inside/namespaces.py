@@ -1,7 +1,11 @@
 """Makes the namespaces that sandboxes are later put into: leases (network + user) and the gateway.
 
-Runs in a forked child of the spawner, so that neither the spawner nor the daemon ever changes its own namespaces. The
-namespaces live as long as somebody holds their descriptors: nothing is bound into the file system, nothing can be left behind.
+Runs in a forked child of the spawner, so that neither the spawner nor the daemon ever changes its own namespaces. A lease's
+child stays on as the sandbox's keeper: it has joined the network namespace and the control groups already, because joining
+control groups waits for a grace period of the kernel (15 ms), which nobody should wait for when a sandbox starts.
+
+The namespaces live as long as somebody holds their descriptors: nothing is bound into the file system,
+nothing can be left behind.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 IDS_PER_SANDBOX = 65536
 
 
-def make_lease(plan: LeasePlan, reply: socket.socket) -> None:
-    """Send [network namespace, its netlink socket, user namespace] over `reply`."""
+def make_lease(plan: LeasePlan, fds: list[int], reply: socket.socket) -> None:
+    """Send [network namespace, its netlink socket, user namespace] over `reply`, having joined the control groups."""
+    for index in plan.cgroup:
+        os.write(fds[index], b"0")
     user = _user_namespace(plan.uid_base)
     network, netlink = _network_namespace(profile.NETWORK_SYSCTLS)
     socket.send_fds(reply, [b"lease"], [network, netlink.fileno(), user])

@@ -33,11 +33,9 @@ class StartPlan:
     uid_base: int
     layers: tuple[int, ...]
     writable: int
-    netns: int
     userns: int
     init: int
     seccomp: tuple[int, ...]
-    cgroup: tuple[int, ...]
     stdin: int
     stdout: int
     stderr: int
@@ -60,7 +58,6 @@ class JoinPlan:
     sandbox: str
     userns: int
     seccomp: tuple[int, ...]
-    cgroup: tuple[int, ...]
     status: int
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -75,10 +72,14 @@ class JoinPlan:
 
 @dataclass(frozen=True)
 class LeasePlan:
-    """A network namespace and a user namespace, ready to be given to a sandbox; sent over the socket `reply`."""
+    """Everything of a sandbox that can be made before its plan is known: a network namespace, a user namespace (both sent over
+    the socket `reply`), and a keeper, which has joined the control groups and follows the plans that come over `channel`.
+    """
 
     uid_base: int
     reply: int
+    channel: int
+    cgroup: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,24 @@
-"""The spawner: a small single-threaded root process that forks sandboxes and the commands in them.
+"""The spawner: a small single-threaded root process that forks keepers, sandboxes and the commands in them.
 
 It parses nothing but plans from its one socket, imports only the standard library and prctl, and holds no state beyond its
 children. `python -I -m sandbox.inside.spawner FD`, where FD is a SEQPACKET socket to the daemon.
 
+    spawner ─┬─ keeper of lease 1 (its own socket to the daemon, in the lease's network namespace and cgroups)
+             │    ├─ pid 1 of the sandbox                   ◀─ StartPlan
+             │    └─ a command that joined the sandbox      ◀─ JoinPlan
+             └─ keeper of lease 2 …                         ◀─ LeasePlan (to the spawner)
+
     request:  one message, first descriptor a memfd with the plan's JSON, the others what the plan refers to by index
-    answers:  {"started": id, "pid": n} + pidfd ─ {"exited": id, "status": wait status, "signal": …} ─ {"error": …}
+    answers:  {"started": id, "pid": n} + pidfd ─ {"exited": id, "status": exit code or -signal} ─ {"error": …}
 
 Whether the exec worked is told by the status pipe in the plan, not here: end of file means yes. End of file on the
-socket means that the daemon is gone: every child is killed and the spawner ends.
+socket means that the daemon is gone: every child is killed and the process ends.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import json
 import os
@@ -21,18 +27,20 @@ import signal
 import socket
 import sys
 
-from sandbox.inside import child, namespaces
+from sandbox.inside import child, credentials, namespaces, syscalls
 from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, StartPlan, decode
 
 _MAX_FDS = 253  # SCM_MAX_FD of the kernel
 
 
 class Spawner:
-    """Forks what plans ask for and reports exits."""
+    """Forks what plans ask for and reports exits: the spawner itself, and each of its keepers."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._children: dict[int, tuple[str, int]] = {}  # pidfd -> (id, pid); "" for a helper whose exit nobody waits for
+        self._children: dict[
+            int, tuple[str, int]
+        ] = {}  # pidfd -> (id, pid); "" for a helper whose exit nobody waits for
         self._pidfds: dict[str, int] = {}
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
@@ -82,17 +90,20 @@ class Spawner:
     def _fork_maker(self, plan: LeasePlan | GatewayPlan, fds: list[int]) -> None:
         pid = os.fork()
         if pid == 0:
-            with socket.socket(fileno=fds[plan.reply]) as reply:
-                try:
-                    if isinstance(plan, LeasePlan):
-                        namespaces.make_lease(plan, reply)
-                    else:
-                        namespaces.make_gateway(plan, reply)
-                    os._exit(0)
-                except BaseException as error:
+            reply = socket.socket(fileno=fds[plan.reply])
+            try:
+                self._channel.close()
+                if isinstance(plan, GatewayPlan):
+                    namespaces.make_gateway(plan, reply)
+                else:
+                    namespaces.make_lease(plan, fds, reply)
+                    _keep(plan, fds, reply)
+                os._exit(0)
+            except BaseException as error:
+                with contextlib.suppress(OSError):
                     reply.send(f"error: {error}".encode())
-                finally:
-                    os._exit(1)
+            finally:
+                os._exit(1)
         self._watch("", pid)
 
     def _fork_into_pid_namespace(self, plan: StartPlan | JoinPlan, fds: list[int], joined: int | None) -> None:
@@ -136,6 +147,15 @@ class Spawner:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         for _, pid in self._children.values():
             os.waitpid(pid, 0)
+
+
+def _keep(plan: LeasePlan, fds: list[int], reply: socket.socket) -> None:
+    """Stay as the keeper of a lease: hold nothing but its channel, and follow the plans that come over it."""
+    credentials.hide()
+    reply.detach()
+    channel = os.dup2(fds[plan.channel], 3, inheritable=False) if fds[plan.channel] != 3 else 3
+    syscalls.close_range(4)  # the other leases' descriptors, of which the spawner had copies when it forked
+    Spawner(socket.socket(fileno=channel)).serve()
 
 
 def main() -> None:

@@ -172,10 +172,20 @@ def close_range_on_exec(first: int) -> None:
     _syscall("close_range", "", _NR_CLOSE_RANGE, first, ctypes.c_uint(0xFFFFFFFF), _CLOSE_RANGE_CLOEXEC)
 
 
+def close_range(first: int) -> None:
+    """Close every descriptor from `first` on."""
+    _syscall("close_range", "", _NR_CLOSE_RANGE, first, ctypes.c_uint(0xFFFFFFFF), 0)
+
+
 def capset(permitted: int, inheritable: int = 0) -> None:
     """Set this thread's permitted and effective capabilities to the bit mask `permitted`."""
     header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
-    low, high, inherit_low, inherit_high = permitted & 0xFFFFFFFF, permitted >> 32, inheritable & 0xFFFFFFFF, inheritable >> 32
+    low, high, inherit_low, inherit_high = (
+        permitted & 0xFFFFFFFF,
+        permitted >> 32,
+        inheritable & 0xFFFFFFFF,
+        inheritable >> 32,
+    )
     data = (ctypes.c_uint32 * 6)(low, low, inherit_low, high, high, inherit_high)
     _syscall("capset", "", _NR_CAPSET, ctypes.byref(header), ctypes.byref(data))
 

@@ -1,0 +1,132 @@
+"""Leases: all of a sandbox that can be made before anybody asks for one, kept ready in a small pool.
+
+    lease <n> = address + veth (network.py) ─ id range <n> (identity.py) ─ cgroup s<n> (cgroup.py) ─ keeper (spawner.py)
+
+One number stands for all of it. A lease is used once and never cleaned for another tenant: releasing it ends the keeper (and
+with it everything inside), removes the cgroup and lets go of the namespaces, which the kernel then takes down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandbox.host.cgroup import CgroupError, Cgroups, Group, Limits
+from sandbox.host.errors import HostError, OutOfResources
+from sandbox.host.identity import RANGES_PER_BLOCK, IdBlock
+from sandbox.host.network import Gateway, address
+from sandbox.host.spawner import Channel, FdTable, Spawner
+from sandbox.inside.plan import LeasePlan
+
+# What a cgroup is made with before its sandbox's own limits are known: wide, since v1 wants memory limits lowered only.
+_UNUSED = Limits(memory=1 << 42, cpus=1.0, pids=1 << 15)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What one sandbox gets: address, host ids, namespaces (descriptors), cgroup, and the keeper's channel."""
+
+    number: int
+    address: str
+    uid_base: int
+    netns: int
+    userns: int
+    group: Group
+    keeper: Channel
+
+
+class Leases:
+    """Hands out leases; keeps `ready` of them prepared, so that starting a sandbox waits for nothing slow."""
+
+    def __init__(
+        self, spawner: Callable[[], Spawner], gateway: Gateway, cgroups: Cgroups, ids: IdBlock, ready: int = 12
+    ) -> None:
+        self._spawner = spawner
+        self._gateway = gateway
+        self._cgroups = cgroups
+        self._ids = ids
+        self._wanted = ready
+        # First in, first out: a number rests as long as possible before another sandbox gets it.
+        self._numbers = deque(range(1, RANGES_PER_BLOCK))
+        self._ready: deque[Lease] = deque()
+        self._refill: asyncio.Task[None] | None = None
+
+    async def acquire(self) -> Lease:
+        """Return a lease, prepared or made now. Raises OutOfResources when every number is in use."""
+        while self._ready:
+            lease = self._ready.popleft()
+            if lease.keeper.alive:
+                break
+            await self.release(lease)
+        else:
+            lease = await self._make()
+        self.refill()
+        return lease
+
+    async def release(self, lease: Lease) -> None:
+        """End what runs under the lease and give everything back."""
+        lease.keeper.close()
+        for fd in (lease.netns, lease.userns):
+            os.close(fd)
+        await asyncio.to_thread(lease.group.remove)
+        self._numbers.append(lease.number)
+
+    def refill(self) -> None:
+        """Prepare leases in the background until enough are ready."""
+        if self._refill is None or self._refill.done():
+            self._refill = asyncio.get_running_loop().create_task(self._fill())
+
+    async def _fill(self) -> None:
+        # A lease that can't be made now is made, or its error shown, when somebody asks for one.
+        with contextlib.suppress(HostError, CgroupError, OSError, TimeoutError):
+            while len(self._ready) < min(self._wanted, len(self._numbers)):
+                self._ready.append(await self._make())
+
+    async def _make(self) -> Lease:
+        if not self._numbers:
+            raise OutOfResources(
+                f"cannot start a sandbox: all {RANGES_PER_BLOCK - 1} addresses are in use", "wait for a task to end"
+            )
+        number = self._numbers.popleft()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                lease = await self._assemble(stack, number)
+                stack.pop_all()
+        except BaseException:
+            self._numbers.append(number)
+            raise
+        return lease
+
+    async def _assemble(self, stack: contextlib.AsyncExitStack, number: int) -> Lease:
+        group = self._cgroups.create(f"s{number}", _UNUSED)
+        stack.push_async_callback(asyncio.to_thread, group.remove)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        keeper = Channel(ours)
+        stack.callback(keeper.close)
+        base = self._ids.base(number)
+
+        def plan(table: FdTable, reply: int) -> LeasePlan:
+            return LeasePlan(base, reply, table.add(theirs.fileno()), tuple(table.add(fd) for fd in group.join_fds))
+
+        with theirs:
+            netns, netlink, userns = await self._spawner().make(plan, 3)
+        group.close_fds()
+        stack.callback(os.close, netns)
+        stack.callback(os.close, userns)
+        await self._gateway.connect(number, netns, netlink)
+        return Lease(number, address(number, 1), base, netns, userns, group, keeper)
+
+    async def close(self) -> None:
+        """Drop the prepared leases."""
+        self._wanted = 0
+        if self._refill is not None:
+            self._refill.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._refill
+        while self._ready:
+            await self.release(self._ready.popleft())
