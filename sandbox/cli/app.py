@@ -1,0 +1,100 @@
+"""The command table: which command lives in which module, imported only when it is called, and click's errors.
+
+It must not import a command's module by itself, not even for `hutch --help`: the table holds the one-line helps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from sandbox.cli.codes import EXIT_INTERRUPTED, EXIT_USAGE
+from sandbox.cli.common import Group
+from sandbox.cli.main import report, socket_path, wants_json
+from sandbox.client import Client, HutchError
+
+# name: (module, attribute, help)
+COMMANDS = {
+    "run": ("sandbox.cli.run", "run", "Run a command on a repository in a fresh sandbox and show the diff."),
+    "task": ("sandbox.cli.task", "task", "List, show, follow, cancel and remove tasks."),
+    "exec": ("sandbox.cli.exec", "exec_", "Run a command in a running task's sandbox."),
+    "shell": ("sandbox.cli.exec", "shell", "Open a terminal in a running task's sandbox."),
+    "image": ("sandbox.cli.image", "image", "Build, import, list and remove images."),
+    "gc": ("sandbox.cli.gc", "gc", "Drop expired snapshots, unused layers and old tasks."),
+    "doctor": ("sandbox.cli.doctor", "doctor", "Check what this host can do, with a remedy for what it can't."),
+    "serve": ("sandbox.cli.serve", "serve", "Run the daemon in the foreground."),
+    "completion": (
+        "sandbox.cli.completion",
+        "completion",
+        "Print a script that completes hutch's words in your shell.",
+    ),
+}
+
+
+class LazyGroup(Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"hutch {version('hutch')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+First steps, as root:
+  hutch doctor                      what this host can and can't do
+  hutch serve &                     the daemon; keep it running
+  hutch image build base            once: the image that tasks start from
+  hutch run --repo . -- ls -la      a command on this repository, in a sandbox
+
+Every command has --help with examples, and --json for scripts.""",
+)
+@click.option(
+    "--socket", metavar="PATH", help="The daemon's socket.  [default: $HUTCH_SOCKET or /run/hutch/hutch.sock]"
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.pass_context
+def hutch(ctx: click.Context, socket: str | None) -> None:
+    """Fresh, isolated, cached environments for coding agents on a bare Linux host.
+
+    A task gets a fresh machine-like sandbox with your repository, set up with the internet on, then runs a command with
+    the internet off or filtered, and ends in a diff.
+    """
+    ctx.obj = Client(socket or socket_path())
+
+
+def run_click(arguments: list[str]) -> int:
+    """Run one command line through click and return its exit code; its usage errors become one sentence."""
+    try:
+        code: Any = hutch.main(arguments, prog_name="hutch", standalone_mode=False)
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "hutch"
+        report(HutchError(error.format_message().rstrip("."), f"see: {where} --help"), wants_json(arguments))
+        return EXIT_USAGE
+    except click.ClickException as error:
+        return report(HutchError(error.format_message()), wants_json(arguments))
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,82 @@
+"""What people type, turned into what the API takes: durations, sizes, variables, repositories, scripts, access.
+
+Pure but for text_or_file, which reads the file it is named. Every function raises ValueError with one sentence that
+says what would be right; it must not import click.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+
+def duration(text: str) -> int:
+    """Seconds of 90, 90s, 15m, 2h, 1h30m, 1d."""
+    text = text.strip()
+    match = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total <= 0:
+        raise ValueError(f"{text!r} is no duration: write 90, 90s, 15m, 2h or 1h30m, more than zero")
+    return total
+
+
+def size(text: str) -> int:
+    """Bytes of 1048576, 512M, 2G, 1.5GiB; every unit is a power of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    total = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if total <= 0:
+        raise ValueError(f"{text!r} is no size: write bytes or a unit, for example 512M or 2G, more than zero")
+    return total
+
+
+def variable(text: str) -> tuple[str, str]:
+    """Name and value of K=V; the value may be empty and may hold more equals signs."""
+    name, equals, value = text.partition("=")
+    if not equals or not _VARIABLE.fullmatch(name):
+        raise ValueError(f"{text!r} is no variable: write NAME=VALUE, the name in letters, digits and underscores")
+    return name, value
+
+
+def text_or_file(text: str) -> str:
+    """The text itself, or for @FILE the file's content (@- is standard input)."""
+    if not text.startswith("@"):
+        return text
+    name = text[1:]
+    try:
+        if name == "-":
+            return sys.stdin.read()
+        with open(name, encoding="utf-8") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read the script file {name!r}: {reason}") from error
+
+
+def repository(text: str) -> str:
+    """A URL as it is; a local path made absolute, since the daemon stands in another directory.
+
+    As git reads it: scheme://… is a URL, and a colon before the first slash makes host:path, unless that file exists.
+    """
+    if not text:
+        raise ValueError("the repository is empty: give a URL or a path, or leave --repo out for a task without one")
+    head = text.partition("/")[0]
+    if "://" in text or (":" in head and not os.path.lexists(text)):
+        return text
+    return os.path.abspath(os.path.expanduser(text))  # noqa: PTH111 - a path is text here
+
+
+def access(chosen: str | None, allow: tuple[str, ...]) -> str:
+    """The agent's network access: `--allow` means limited; nothing said means off."""
+    if allow and chosen in ("off", "unrestricted"):
+        raise ValueError(
+            f"--allow has no meaning with --access {chosen}: leave --access out, or write --access limited"
+        )
+    return chosen or ("limited" if allow else "off")

@@ -1,0 +1,71 @@
+"""`hutch serve`: the daemon in the foreground. Takes options and hands over to sandbox.core.daemon.
+
+It must not import the daemon before it is asked to run it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from sandbox.cli.common import json_option, state_option
+from sandbox.cli.main import socket_path
+from sandbox.cli.output import print_json
+from sandbox.client import HutchError
+
+
+@click.command()
+@state_option
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    help="Unix socket to listen on.  [env: HUTCH_SOCKET; default: /run/hutch/hutch.sock]",
+)
+@click.option(
+    "--private-name",
+    "private_names",
+    multiple=True,
+    metavar="NAME",
+    help="Name that may lead to a private address; repeatable.",
+)
+@click.option("--max-tasks", type=click.IntRange(min=1), metavar="N", help="How many tasks run at once; others wait.")
+@click.option(
+    "--hosts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File like /etc/hosts: names that the filter resolves by itself.",
+)
+@json_option
+@click.pass_context
+def serve(
+    ctx: click.Context,
+    state: Path,
+    socket: Path | None,
+    private_names: tuple[str, ...],
+    max_tasks: int | None,
+    hosts: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the daemon in the foreground, as root. SIGTERM or Ctrl-C ends its tasks in order and then the daemon.
+
+    Several daemons can run side by side, each with a --state and a --socket of its own. Secrets and keys lie in the
+    state directory: only root should reach it.
+
+    \b
+    Examples:
+      hutch serve
+      hutch serve --state /srv/hutch-b --socket /run/hutch-b.sock
+      hutch serve --max-tasks 4 --private-name git.internal.example
+    """
+    if os.geteuid() != 0:
+        raise HutchError("hutch serve makes namespaces and mounts, which needs root", "run it as root, or with sudo")
+    chosen = (socket or Path(ctx.find_root().params.get("socket") or socket_path())).absolute()
+    if as_json:
+        print_json({"state": str(state.absolute()), "socket": str(chosen), "pid": os.getpid()})
+    # Only what was given is passed on: the daemon knows its own defaults.
+    given = {"private_names": list(private_names), "max_tasks": max_tasks, "hosts": hosts and hosts.absolute()}
+    options = {name: value for name, value in given.items() if value}
+    from sandbox.core import daemon
+
+    daemon.serve(state.absolute(), chosen, **options)

@@ -1,0 +1,312 @@
+"""The Python SDK: every call of the daemon's API as a method of Client. The command line uses nothing else.
+
+It must not print, exit, import anything slow (a `hutch exec` has 100 ms for everything) or know anything but the API.
+
+    HutchError                 message + remedy; str() is both, one sentence each
+    ├── DaemonUnreachable      nobody listens on the socket, or this user may not talk to it
+    ├── ConnectionLost         the daemon went away, or spoke nonsense, in the middle of an answer
+    ├── ApiError               the daemon refused; .status is the HTTP status (404 unknown, 409 not in this state, ...)
+    └── JobFailed              a build or an import began and failed
+
+What the API sends is JSON and stays plain dicts, described by the TypedDicts of sandbox/shapes.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Self, cast
+
+from sandbox.shapes import Collected, Image, Task, TaskSpec
+from sandbox.wire import Exchange, quote
+
+DEFAULT_SOCKET = "/run/hutch/hutch.sock"
+ANSWER_SECONDS = 60.0  # for calls that answer from the journal; streams and gc may take as long as they take
+
+
+class HutchError(Exception):
+    """Something failed. `message` says what, on what and why; `remedy` says what to do now, or is empty."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message} ({remedy})" if remedy else message)
+        self.message = message
+        self.remedy = remedy
+
+
+class DaemonUnreachable(HutchError):
+    """Nobody listens on the socket, or this user may not talk to it."""
+
+
+class ConnectionLost(HutchError):
+    """The daemon went away in the middle of an answer."""
+
+
+class ApiError(HutchError):
+    """The daemon answered, and refused. `status` is the HTTP status."""
+
+    def __init__(self, status: int, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.status = status
+
+
+class JobFailed(HutchError):
+    """An image build or import began and failed."""
+
+
+class Stream:
+    """An answer that arrives line by line: iterate over it, and leave its `with` block (or close()) to hang up.
+
+    Each item is one JSON object (a dict). Iterating raises ConnectionLost when the daemon goes away before the end.
+    """
+
+    def __init__(self, exchange: Exchange, path: str) -> None:
+        self._exchange = exchange
+        self._path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. For an exec this kills what runs."""
+        self._exchange.close()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The answer's bytes as they arrive."""
+        pieces = self._exchange.chunks()
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration:
+                return
+            except (OSError, EOFError, ValueError) as error:
+                raise _lost(self._path, error) from error
+            yield piece
+
+    def read(self) -> bytes:
+        """The whole answer; hangs up afterwards."""
+        with self:
+            return b"".join(self.chunks())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rest = b""
+        for chunk in self.chunks():
+            lines = (rest + chunk).split(b"\n") if rest else chunk.split(b"\n")
+            rest = lines.pop()
+            yield from (self._parse(line) for line in lines if line)
+        if rest:
+            yield self._parse(rest)
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise _lost(self._path, error) from error
+        if not isinstance(value, dict):
+            raise _lost(self._path, ValueError("a line of the answer is no JSON object"))
+        return value
+
+
+class Client:
+    """The daemon's API: one connection per call, safe in several threads. Every method may raise any HutchError."""
+
+    def __init__(self, socket: str = DEFAULT_SOCKET) -> None:
+        self.socket = socket
+
+    def health(self) -> dict[str, Any]:
+        """{"status": "ok", "version": str, "pid": int} of the running daemon."""
+        return self._json("GET", "/health")
+
+    def doctor(self) -> list[dict[str, Any]]:
+        """What the daemon's host can do: [{"name", "ok", "level": "required"|"optional", "detail", "remedy"}]."""
+        return list(self._json("GET", "/doctor")["checks"])
+
+    def images(self) -> list[Image]:
+        """All images."""
+        return list(self._json("GET", "/images")["images"])
+
+    def image(self, name: str) -> Image:
+        """One image. ApiError 404 where there is none of that name."""
+        return cast(Image, self._json("GET", f"/images/{_segment(name)}"))
+
+    def remove_image(self, name: str) -> None:
+        """Forget an image; its layers go with the next gc."""
+        self._stream("DELETE", f"/images/{_segment(name)}").read()
+
+    def build_image(self, name: str, recipe: str) -> Iterator[dict[str, Any]]:
+        """Build an image from a recipe that the daemon knows. Yields {"progress": text}… and last {"result": Image}."""
+        yield from self._job("POST", "/images/build", {"name": name, "recipe": recipe})
+
+    def import_image(self, name: str, archive: Iterable[bytes], *, source: str = "") -> Iterator[dict[str, Any]]:
+        """Make an image of an archive's bytes, which are streamed. Yields like build_image."""
+        headers = {"Content-Type": "application/octet-stream", "X-Hutch-Source": _header(source)}
+        yield from self._job("PUT", f"/images/{_segment(name)}", archive, headers)
+
+    def create_task(self, spec: TaskSpec) -> Task:
+        """Queue a task; returns at once with its id."""
+        return cast(Task, self._json("POST", "/tasks", dict(spec)))
+
+    def tasks(self) -> list[Task]:
+        """All tasks that the journal still has."""
+        return list(self._json("GET", "/tasks")["tasks"])
+
+    def task(self, task: str) -> Task:
+        """One task, by its id or any unambiguous beginning of it."""
+        return cast(Task, self._json("GET", f"/tasks/{_segment(task)}"))
+
+    def events(self, task: str, *, follow: bool) -> Stream:
+        """A task's events from the beginning; with `follow` live until the last one, {"type": "end", "task": Task}."""
+        return self._stream(
+            "GET", f"/tasks/{_segment(task)}/events?follow={'true' if follow else 'false'}", timeout=None
+        )
+
+    def diff(self, task: str) -> Stream:
+        """A task's patch: take it with read() or chunks()."""
+        return self._stream("GET", f"/tasks/{_segment(task)}/diff")
+
+    def cancel(self, task: str) -> Task:
+        """Ask for a task's end; the events tell when it has come."""
+        return cast(Task, self._json("POST", f"/tasks/{_segment(task)}/cancel", {}))
+
+    def remove_task(self, task: str) -> None:
+        """Forget a task with its logs and its result. ApiError 409 while it runs."""
+        self._stream("DELETE", f"/tasks/{_segment(task)}").read()
+
+    def exec(self, task: str, command: list[str], **options: Any) -> Stream:
+        """Run a command in a task's sandbox. Options: tty, stdin, login (bool), rows, cols (int), env (dict).
+
+        Yields {"type": "started", "exec": id}, {"type": "output", "stream": "stdout"|"stderr", "data": base64}… and
+        last {"type": "exit", "exit_code": int}. An empty command with login=True is the login shell. Hanging up kills
+        what runs.
+        """
+        body = {
+            "command": command,
+            "tty": False,
+            "rows": 24,
+            "cols": 80,
+            "stdin": False,
+            "env": {},
+            "login": False,
+            **options,
+        }
+        return self._stream("POST", f"/tasks/{_segment(task)}/exec", body, timeout=None)
+
+    def exec_stdin(self, exec_id: str, data: Iterable[bytes]) -> None:
+        """Feed an exec's standard input until `data` ends, which is the end of the input."""
+        self._stream("POST", f"/execs/{_segment(exec_id)}/stdin", data, timeout=None).read()
+
+    def exec_resize(self, exec_id: str, rows: int, cols: int) -> None:
+        """Tell an exec's terminal its size in characters."""
+        self._stream("POST", f"/execs/{_segment(exec_id)}/resize", {"rows": rows, "cols": cols}).read()
+
+    def exec_signal(self, exec_id: str, name: str) -> None:
+        """Send a signal by its name without SIG, for example "INT"."""
+        self._stream("POST", f"/execs/{_segment(exec_id)}/signal", {"signal": name}).read()
+
+    def gc(self) -> Collected:
+        """Drop expired snapshots, unused layers and old tasks."""
+        return cast(Collected, self._json("POST", "/gc", {}, timeout=None))
+
+    def _json(
+        self, method: str, target: str, body: Any = None, timeout: float | None = ANSWER_SECONDS
+    ) -> dict[str, Any]:
+        stream = self._stream(method, target, body, timeout=timeout)
+        return stream._parse(stream.read())
+
+    def _job(
+        self, method: str, target: str, body: Any, headers: dict[str, str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        with self._stream(method, target, body, headers, timeout=None) as stream:
+            for line in stream:
+                if "error" in line:
+                    raise JobFailed(*_error_text(line))
+                yield line
+                if "result" in line:
+                    return
+        raise _lost(self.socket, EOFError("the job's answer has no result"))
+
+    def _stream(
+        self,
+        method: str,
+        target: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout: float | None = ANSWER_SECONDS,
+    ) -> Stream:
+        """Send one request and return its answer: the one border where the transport's failures become HutchErrors."""
+        headers = headers or {}
+        if isinstance(body, dict):
+            body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        try:
+            exchange = Exchange(self.socket, timeout)
+        except OSError as error:
+            raise _unreachable(self.socket, error) from error
+        try:
+            exchange.send(method, target, headers, body if body is not None else b"")
+        except BaseException as error:
+            exchange.close()
+            if isinstance(error, OSError | EOFError | ValueError):
+                raise _lost(self.socket, error) from error
+            raise
+        stream = Stream(exchange, self.socket)
+        if exchange.status >= 400:
+            raise _refused(exchange.status, stream.read())
+        return stream
+
+
+def _segment(name: str) -> str:
+    try:
+        return quote(name)
+    except ValueError as error:
+        raise HutchError(str(error), "give a name or an id") from error
+
+
+def _header(text: str) -> str:
+    """A header's value: what is not printable ASCII is replaced, so that no file name can end the line."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
+
+
+def _unreachable(path: str, error: OSError) -> DaemonUnreachable:
+    """Why nothing answers behind the socket, and what to do about it."""
+    if isinstance(error, PermissionError):
+        return DaemonUnreachable(
+            f"no permission to use {path}", "run as root, or as a user who may write to that socket"
+        )
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return DaemonUnreachable(f"the daemon is not running: nothing listens on {path}", "start it: hutch serve")
+    reason = error.strerror or str(error)
+    return DaemonUnreachable(f"cannot connect to {path}: {reason}", "is HUTCH_SOCKET the path of the daemon's socket?")
+
+
+def _lost(path: str, error: Exception) -> ConnectionLost:
+    """The connection broke, timed out or carried nonsense."""
+    if isinstance(error, TimeoutError):
+        return ConnectionLost(
+            f"the daemon at {path} did not answer within {ANSWER_SECONDS:.0f} s", "look at the daemon's log"
+        )
+    if isinstance(error, ValueError):
+        return ConnectionLost(f"what answers at {path} is no Hutch daemon: {error}", "is HUTCH_SOCKET right?")
+    return ConnectionLost(
+        f"the daemon at {path} went away in the middle of an answer", "look at the daemon's log and start it again"
+    )
+
+
+def _error_text(body: Any) -> tuple[str, str]:
+    """Message and remedy of an {"error": {…}} object; empty strings where it is none."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return "", ""
+    return str(error.get("message") or ""), str(error.get("remedy") or "")
+
+
+def _refused(status: int, body: bytes) -> ApiError:
+    """The daemon's own words where it has some, else the status."""
+    try:
+        message, remedy = _error_text(json.loads(body))
+    except ValueError:
+        message = remedy = ""
+    if message:
+        return ApiError(status, message, remedy)
+    return ApiError(status, f"the daemon failed to answer (HTTP status {status})", "look at the daemon's log")

@@ -1,0 +1,124 @@
+"""The shapes of what the API takes and sends, as TypedDicts: for readers and type checkers, nothing happens here.
+
+They stay plain dicts at run time: that costs a command nothing, and a field that a newer daemon adds is passed on
+instead of being dropped. It must not import anything but typing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+
+class ErrorText(TypedDict):
+    """Why something failed, and what to do."""
+
+    message: str
+    remedy: NotRequired[str]
+
+
+class Limits(TypedDict, total=False):
+    """Limits of a task's sandboxes: memory in bytes, cpus in cores (may be 1.5), pids in processes and threads."""
+
+    memory: int
+    cpus: float
+    pids: int
+
+
+class TaskSpec(TypedDict, total=False):
+    """What POST /tasks takes. timeout in seconds; access off, limited or unrestricted; repo a URL or absolute path."""
+
+    repo: str | None
+    ref: str | None
+    image: str
+    setup: str | None
+    maintenance: str | None
+    env: dict[str, str]
+    access: str
+    allow: list[str]
+    timeout: float | None
+    command: list[str]
+    limits: Limits | None
+
+
+class PhaseResult(TypedDict):
+    """A phase that ended: wall-clock seconds and the exit code of its command."""
+
+    name: str
+    seconds: float | None
+    exit_code: int | None
+
+
+class Denied(TypedDict):
+    """A name that a task asked for in vain: how often, and the rule that would allow it."""
+
+    name: str
+    port: int
+    count: int
+    rule: str
+
+
+class Network(TypedDict):
+    """What a task reached (a count) and what it was refused."""
+
+    allowed: int
+    denied: list[Denied]
+
+
+class CacheUse(TypedDict):
+    """Whether setup was taken from a snapshot, under which key, and why (not)."""
+
+    hit: bool
+    key: str
+    reason: str
+
+
+class DiffStat(TypedDict):
+    """Size of a task's diff: changed files, added and removed lines."""
+
+    files: int
+    insertions: int
+    deletions: int
+
+
+class Task(TypedDict):
+    """A task as the journal has it. Times are ISO 8601 or None; state is one of
+    queued, running, succeeded, failed, cancelled, timed_out, lost; exit_code is the agent command's."""
+
+    id: str
+    state: str
+    exit_code: int | None
+    repo: str | None
+    ref: str | None
+    commit: str | None
+    image: str
+    command: list[str]
+    created: str
+    started: str | None
+    ended: str | None
+    error: ErrorText | None
+    cache: CacheUse | None
+    phases: list[PhaseResult]
+    diff: DiffStat | None
+    network: Network
+    attempts: list[dict[str, Any]]
+
+
+class Image(TypedDict):
+    """An image record: layer ids bottom first, size in bytes, created in ISO 8601."""
+
+    name: str
+    digest: str
+    layers: list[str]
+    config: dict[str, Any]
+    created: str
+    size: int
+    source: str
+
+
+class Collected(TypedDict):
+    """What a garbage collection removed; bytes is the disk space that it freed."""
+
+    snapshots: int
+    layers: int
+    tasks: int
+    bytes: int
