@@ -1,0 +1,229 @@
+"""A task's overlay upper directory, and the layers below it, read as data: what overlayfs would show, without a mount.
+
+Must not follow a link, open anything but regular files and directories, recurse, or write. What overlayfs never makes with
+redirect_dir=off, metacopy=off is refused, not guessed: then a file's content would be somewhere else.
+
+    character device 0:0                       whiteout: the name is gone
+    directory with trusted.overlay.opaque=y    opaque: nothing of it comes from below
+    any other directory                        merged with the directories of its name below, down to the first that is
+                                               opaque or no directory
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+_PREFIX = "trusted.overlay."
+# Bookkeeping of overlayfs that says nothing about content. `redirect` and `metacopy` would.
+_HARMLESS = frozenset(_PREFIX + name for name in ("opaque", "origin", "impure", "nlink", "upper", "uuid", "protattr"))
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: should a fifo stand there after all, opening it must not wait for a writer.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class UpperError(Exception):
+    """The directory holds what overlayfs with our options doesn't make; one sentence."""
+
+
+class TooLarge(Exception):
+    """A file is larger than the caller's limit."""
+
+
+class Kind(Enum):
+    FILE = "file"
+    LINK = "symbolic link"
+    DIRECTORY = "directory"
+    WHITEOUT = "whiteout"
+    FIFO = "named pipe"
+    SOCKET = "socket"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in an upper directory. Names are bytes: a tenant needn't write UTF-8."""
+
+    name: bytes
+    kind: Kind
+    executable: bool
+    size: int
+
+
+def kind_of(info: os.stat_result) -> Kind:
+    """The kind of an entry, whiteouts told from devices."""
+    if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+        return Kind.WHITEOUT
+    kinds = {stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.LINK, stat.S_IFDIR: Kind.DIRECTORY}
+    kinds |= {stat.S_IFIFO: Kind.FIFO, stat.S_IFSOCK: Kind.SOCKET}
+    return kinds.get(stat.S_IFMT(info.st_mode), Kind.DEVICE)
+
+
+class Directory:
+    """One directory of the stack: its upper part and the parts below it that still show. Owns their descriptors."""
+
+    def __init__(self, upper: int, lowers: Sequence[int]) -> None:
+        self.upper = upper
+        self.lowers = tuple(lowers)
+
+    @classmethod
+    def open(cls, upper: str | os.PathLike[str], lowers: Sequence[str | os.PathLike[str]]) -> Self:
+        """The root of a stack: paths that the daemon names, `lowers` top first."""
+        fds: list[int] = []
+        try:
+            for path in (upper, *lowers):
+                fds.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            opaque = _is_opaque(fds[0], os.fsencode(upper))
+        except BaseException:
+            _close(fds)
+            raise
+        if opaque:
+            _close(fds[1:])
+        return cls(fds[0], [] if opaque else fds[1:])
+
+    def close(self) -> None:
+        _close([self.upper, *self.lowers])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def names(self, limit: int) -> list[bytes]:
+        """The upper's names in byte order; TooLarge if there are more than `limit`."""
+        names: list[bytes] = []
+        with os.scandir(self.upper) as entries:
+            for entry in entries:
+                if len(names) >= limit:
+                    raise TooLarge
+                names.append(os.fsencode(entry.name))
+        return sorted(names)
+
+    def entry(self, name: bytes) -> Entry | None:
+        """What the upper has under `name`, None for nothing."""
+        info = _stat(self.upper, name)
+        return Entry(name, kind_of(info), bool(info.st_mode & 0o100), info.st_size) if info else None
+
+    def child(self, name: bytes) -> "Directory":
+        """The directory `name` of the upper with what still shows of the layers below it."""
+        fd = os.open(name, _DIRECTORY, dir_fd=self.upper)
+        lowers: list[int] = []
+        try:
+            if not _is_opaque(fd, name):
+                _collect(self.lowers, name, lowers)
+        except BaseException:
+            _close([fd, *lowers])
+            raise
+        return Directory(fd, lowers)
+
+    def below(self, name: bytes) -> os.stat_result | None:
+        """What the layers below show under `name`, None for nothing."""
+        for fd in self.lowers:
+            info = _stat(fd, name)
+            if info:
+                return None if kind_of(info) is Kind.WHITEOUT else info
+        return None
+
+    def exists(self, name: bytes) -> bool:
+        """Whether `name` is there in the merged view."""
+        entry = self.entry(name)
+        return entry.kind is not Kind.WHITEOUT if entry else self.below(name) is not None
+
+    def read(self, name: bytes, limit: int) -> bytes:
+        """The content of the upper's regular file `name`; TooLarge beyond `limit`."""
+        return _read(self.upper, name, limit)
+
+    def read_merged(self, name: bytes, limit: int) -> bytes | None:
+        """The content of `name` in the merged view; None if it is not there or no regular file (links aren't followed)."""
+        for fd in (self.upper, *self.lowers):
+            info = _stat(fd, name)
+            if info:
+                return _read(fd, name, limit) if stat.S_ISREG(info.st_mode) else None
+        return None
+
+    def target(self, name: bytes) -> bytes:
+        """Where the upper's symbolic link `name` points; it is not looked up."""
+        return os.readlink(name, dir_fd=self.upper)
+
+
+def _collect(lowers: Sequence[int], name: bytes, into: list[int]) -> None:
+    """Open the directories `name` below, top first, until one hides the rest."""
+    for fd in lowers:
+        info = _stat(fd, name)
+        if info is None:
+            continue
+        if not stat.S_ISDIR(info.st_mode):
+            return
+        into.append(os.open(name, _DIRECTORY, dir_fd=fd))
+        if _is_opaque(into[-1], name):
+            return
+
+
+def _stat(fd: int, name: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _read(directory: int, name: bytes, limit: int) -> bytes:
+    fd = os.open(name, _FILE, dir_fd=directory)
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise UpperError(f"cannot read {_shown(name)}: it stopped being a regular file while it was read")
+        _check_attributes(fd, name)
+        if info.st_size > limit:
+            raise TooLarge
+        parts, left = [], limit + 1
+        while left > 0 and (part := os.read(fd, min(left, 1 << 20))):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(fd)
+    if left <= 0:
+        raise TooLarge
+    return b"".join(parts)
+
+
+def _is_opaque(fd: int, name: bytes) -> bool:
+    if _PREFIX + "opaque" not in _check_attributes(fd, name):
+        return False
+    value = os.getxattr(fd, _PREFIX + "opaque")
+    if value != b"y":
+        raise UpperError(
+            f"cannot read {_shown(name)}: its overlay attribute 'opaque' is {value!r}, which Hutch doesn't make"
+        )
+    return True
+
+
+def _check_attributes(fd: int, name: bytes) -> list[str]:
+    """The extended attributes; UpperError if one says that content is kept elsewhere."""
+    try:
+        attributes = os.listxattr(fd)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENODATA):
+            return []
+        raise
+    for attribute in attributes:
+        if attribute.startswith(_PREFIX) and attribute not in _HARMLESS:
+            raise UpperError(
+                f"cannot read {_shown(name)}: it has the overlay attribute {attribute}, which Hutch doesn't make"
+            )
+    return attributes
+
+
+def _shown(name: bytes) -> str:
+    return ascii(os.fsdecode(name))[:120]
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
