@@ -1,0 +1,110 @@
+"""The last decision, and the only place from which anything leaves: a permitted name is resolved, checked and dialled.
+
+The address that was checked is the one that is dialled; there is no second look-up in between. Decides nothing about
+names: the caller has asked the policy.
+"""
+
+import asyncio
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from proxy.addresses import Address, Refused, permitted
+from proxy.names import BadName, canonical, covering
+
+RESOLVE_SECONDS, CONNECT_SECONDS = 15.0, 10.0
+CACHE_SECONDS, CACHE_NAMES = 20.0, 4_096
+RESOLVER_THREADS = 32
+MAX_ADDRESSES = 4  # of one name, tried one after another
+
+
+class DialError(Exception):
+    """The server can't be reached (it is not refused). One sentence: what was tried, and why it failed."""
+
+
+def read_hosts(text: str) -> dict[str, list[str]]:
+    """A file in the format of /etc/hosts: name → addresses. Lines that name no host are passed over."""
+    table: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        address, *names = line.partition("#")[0].split() or [""]
+        for name in names:
+            try:
+                table.setdefault(canonical(name), []).append(address)
+            except BadName:
+                continue
+    return table
+
+
+class Dialler:
+    def __init__(self, hosts: Mapping[str, list[str]], private_names: Iterable[str], own: Iterable[Address]) -> None:
+        self._hosts, self._private, self._own = hosts, tuple(private_names), frozenset(own)
+        self._cache: OrderedDict[str, tuple[float, list[Address]]] = OrderedDict()
+        self._under_way: dict[str, asyncio.Task[list[Address]]] = {}
+        # getaddrinfo blocks; its own threads keep slow names of one sandbox from starving everything else.
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
+
+    async def resolve(self, name: str) -> list[Address]:
+        """The addresses that may be dialled for this name, IPv4 first; raises Refused or DialError."""
+        until, addresses = self._cache.get(name, (0.0, []))
+        if time.monotonic() < until:
+            return addresses
+        if (task := self._under_way.get(name)) is None:
+            task = self._under_way[name] = asyncio.create_task(self._look_up(name))
+            task.add_done_callback(lambda _: self._under_way.pop(name, None))
+        # Shielded: others may be waiting for the same answer.
+        return await asyncio.shield(task)
+
+    async def _look_up(self, name: str) -> list[Address]:
+        answers = self._hosts.get(name) or await self._ask_system(name)
+        addresses = permitted(answers, self._own, may_be_private=covering(name, self._private) is not None)
+        addresses.sort(key=lambda address: address.version)
+        self._cache[name] = (time.monotonic() + CACHE_SECONDS, addresses)
+        if len(self._cache) > CACHE_NAMES:
+            self._cache.popitem(last=False)
+        return addresses
+
+    async def _ask_system(self, name: str) -> list[str]:
+        # The dot keeps the host's search domains out of it: evil.test must not become evil.test.corp.example.
+        asked = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(name + ".", None, type=socket.SOCK_STREAM)
+        )
+        try:
+            return [str(info[4][0]) for info in await asyncio.wait_for(asked, RESOLVE_SECONDS)]
+        except TimeoutError as error:
+            raise DialError(f"resolving {name} took longer than {RESOLVE_SECONDS:.0f} s") from error
+        except OSError as error:
+            raise DialError(f"{name} can't be resolved: {error.strerror or error}") from error
+
+    async def connect(self, name: str, port: int) -> socket.socket:
+        """A connected, non-blocking socket to a permitted address of the name; raises Refused or DialError."""
+        failure = "no address was tried"
+        for address in (await self.resolve(name))[:MAX_ADDRESSES]:
+            try:
+                return await self._connect_to(address, port)
+            except TimeoutError:
+                failure = f"{address} didn't answer within {CONNECT_SECONDS:.0f} s"
+            except OSError as error:
+                failure = f"{address}: {error.strerror or error}"
+        raise DialError(f"connecting to {name} port {port} failed: {failure}")
+
+    async def _connect_to(self, address: Address, port: int) -> socket.socket:
+        outgoing = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        try:
+            outgoing.setblocking(False)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(outgoing, (str(address), port))
+        except BaseException:
+            outgoing.close()
+            raise
+        return outgoing
+
+
+def hosts_file(path: str | None) -> dict[str, list[str]]:
+    """The names that the administrator resolves by a file, or none."""
+    return read_hosts(Path(path).read_text(encoding="utf-8", errors="replace")) if path else {}
+
+
+__all__ = ["DialError", "Dialler", "Refused", "hosts_file", "read_hosts"]

@@ -1,0 +1,77 @@
+"""Is this HTTP request for the host it was sent to? The rules for one request's head, each with its attack.
+
+Pure, and without mitmproxy: inspect.py fills in a `Head` and obeys. It only looks at what can change the destination
+or the framing; what the policy says about the name has been decided before.
+"""
+
+import re
+from dataclasses import dataclass
+
+from proxy.names import BadName, canonical
+from proxy.records import printable
+
+DENIED_HEADER = "x-hutch-denied"
+
+_METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
+_TARGET = re.compile(r"/[!-~\x80-\U0010ffff]*")
+_AUTHORITY = re.compile(r"([^:@]*)(?::([0-9]{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`authority` is what the request target named: :authority in HTTP/2, the absolute form or CONNECT in HTTP/1."""
+
+    http2: bool
+    method: str
+    authority: str
+    target: str
+    hosts: tuple[str, ...]  # all Host fields
+    values: tuple[bytes, ...] = ()  # of all fields
+
+
+def refusal(head: Head, name: str, port: int) -> str | None:
+    """Why this request must not be forwarded to (name, port), or None."""
+    if head.method.upper() == "CONNECT":
+        return "CONNECT is refused: a tunnel would carry what nobody can check"
+    if not _METHOD.fullmatch(head.method):
+        return "the method is malformed"
+    if head.authority and not head.http2:
+        return "the request target names a host (absolute form): only the form that starts with / is forwarded"
+    # A target with spaces or line ends becomes a second request when HTTP/2 is translated to HTTP/1.
+    if not _TARGET.fullmatch(head.target) and not (head.target == "*" and head.method == "OPTIONS"):
+        return "the request target is malformed"
+    if any(set(value) & {0, 10, 13} for value in head.values):
+        return "a header field contains a line end or a null byte"
+    if len(head.hosts) > 1:
+        return "there is more than one Host field"
+    named = [*head.hosts, *([head.authority] if head.http2 else [])]
+    if not any(named):
+        return "the request names no host"
+    return next((why for host in named if host or not head.http2 if (why := _differs(host, name, port))), None)
+
+
+def _differs(authority: str, name: str, port: int) -> str | None:
+    match = _AUTHORITY.fullmatch(authority)
+    try:
+        host = canonical(match[1]) if match else ""
+    except BadName:
+        host = ""
+    if host != name:
+        return f"the request is for another host than the connection, which was made to {name}"
+    if match and match[2] is not None and int(match[2]) != port:
+        return f"the request is for another port than the connection, which was made to port {port}"
+    return None
+
+
+def response(reason: str) -> bytes:
+    """A whole HTTP/1.1 response that refuses, for connections that get no further."""
+    text = printable(reason)
+    return (
+        f"HTTP/1.1 403 Forbidden\r\n{DENIED_HEADER}: {text}\r\ncontent-type: text/plain\r\n"
+        f"content-length: {len(body(reason))}\r\nconnection: close\r\n\r\n"
+    ).encode() + body(reason)
+
+
+def body(reason: str, what: str = "denied") -> bytes:
+    """The text of a refusal: one line."""
+    return f"Hutch: {what}: {printable(reason)}\n".encode()

@@ -1,0 +1,294 @@
+"""A laboratory for the filter: sandbox namespaces, a gateway, a real filter process and real servers, all throw-away.
+
+Must not touch what it didn't make: its names are unique to the process, and everything ends with its `with` block.
+
+    sandbox (netns) ──veth── gateway (netns; nft redirect; the filter's sockets) ─ accept ─ filter ─ dial ─ servers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxy.launch import filter_command
+from proxy.trust import make_ca, trust_env, trust_files
+from tests.support.upstream import Upstream
+
+UID = 64_123
+# Two addresses of this host while a lab is up; the first one counts as public.
+PUBLIC, PRIVATE = f"198.51.100.{os.getpid() % 250 + 1}", f"10.213.{os.getpid() % 250 + 1}.1"
+HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+TCP_PORT, DNS_PORT = 15001, 15053
+_numbers = itertools.count()
+
+GATEWAY_RULES = f"""
+table ip hutch {{
+    chain redirects {{
+        type nat hook prerouting priority dstnat
+        meta l4proto tcp redirect to :{TCP_PORT}
+        udp dport 53 redirect to :{DNS_PORT}
+    }}
+    chain arrivals {{
+        type filter hook input priority filter; policy drop
+        ct status dnat accept
+        ct state established accept
+        reject
+    }}
+}}
+"""
+
+MAKE_SOCKETS = f"""
+import socket, sys
+tcp = socket.socket(); tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+tcp.bind(("0.0.0.0", {TCP_PORT})); tcp.listen(1024)
+dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); dns.bind(("0.0.0.0", {DNS_PORT}))
+socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b"x"], [tcp.fileno(), dns.fileno()])
+"""
+
+
+def sh(*command: str, text: str | None = None) -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+class Network:
+    """The namespaces. Sandbox n has the address 10.203.n.2 in a namespace whose name is `sandboxes[n]`."""
+
+    def __init__(self, sandboxes: int) -> None:
+        self.tag = f"{os.getpid() % 100_000}{next(_numbers)}"
+        self.gateway = f"hgw{self.tag}"
+        self.sandboxes = [f"hsb{self.tag}x{number}" for number in range(sandboxes)]
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Network:
+        with contextlib.ExitStack() as stack:
+            for name in (self.gateway, *self.sandboxes):
+                sh("ip", "netns", "add", name)
+                stack.callback(sh, "ip", "netns", "del", name)
+            sh("ip", "netns", "exec", self.gateway, "nft", "-f", "-", text=GATEWAY_RULES)
+            sh("ip", "-n", self.gateway, "link", "set", "lo", "up")
+            for number, name in enumerate(self.sandboxes):
+                self._join(number, name, stack)
+            for address in (PUBLIC, PRIVATE):
+                sh("ip", "address", "add", f"{address}/32", "dev", "lo")
+                stack.callback(sh, "ip", "address", "del", f"{address}/32", "dev", "lo")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _join(self, number: int, name: str, stack: contextlib.ExitStack) -> None:
+        inner, outer = f"vi{self.tag}{number}", f"vo{self.tag}{number}"
+        sh("ip", "link", "add", inner, "netns", name, "type", "veth", "peer", "name", outer, "netns", self.gateway)
+        sh("ip", "-n", self.gateway, "address", "add", f"10.203.{number}.1/30", "dev", outer)
+        sh("ip", "-n", self.gateway, "link", "set", outer, "up")
+        sh("ip", "-n", name, "address", "add", f"10.203.{number}.2/30", "dev", inner)
+        sh("ip", "-n", name, "link", "set", inner, "up")
+        sh("ip", "-n", name, "link", "set", "lo", "up")
+        sh("ip", "-n", name, "route", "add", "default", "via", f"10.203.{number}.1")
+        config = Path("/etc/netns") / name  # `ip netns exec` lays it over /etc
+        made = not config.parent.exists()
+        config.mkdir(parents=True)
+        (config / "resolv.conf").write_text(f"nameserver 10.203.{number}.1\n")
+        stack.callback(_remove_config, config, made)
+
+    def sockets(self) -> list[socket.socket]:
+        """The listening TCP socket and the DNS socket, made inside the gateway."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            subprocess.run(
+                ["ip", "netns", "exec", self.gateway, sys.executable, "-c", MAKE_SOCKETS, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                check=True,
+                timeout=30,
+            )
+            _, fds, _, _ = socket.recv_fds(ours, 1, 2)
+        return [socket.socket(fileno=fd) for fd in fds]
+
+
+def _remove_config(config: Path, parent_too: bool) -> None:
+    (config / "resolv.conf").unlink()
+    config.rmdir()
+    if parent_too:
+        config.parent.rmdir()
+
+
+class Filter:
+    """A running filter and the daemon's end of its control socket."""
+
+    def __init__(self, tcp: socket.socket, dns: socket.socket, hello: dict[str, Any], hosts: Path) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            fds = {"control": theirs.fileno(), "tcp": tcp.fileno(), "dns": dns.fileno()}
+            self.process = subprocess.Popen(
+                filter_command(uid=UID, gid=UID, hosts=hosts, **fds), pass_fds=list(fds.values()), env={}
+            )
+        self.messages: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._numbers = itertools.count(1)
+        self.hello = self.ask(op="hello", **hello)
+
+    def _read(self) -> None:
+        with self._control.makefile("rb") as lines:
+            for line in lines:
+                with self._changed:
+                    self.messages.append(json.loads(line))
+                    self._changed.notify_all()
+
+    def wait_for(self, test: Callable[[dict[str, Any]], bool], seconds: float = 20) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while True:
+                found = next((message for message in self.messages if test(message)), None)
+                if found is not None:
+                    return found
+                left = deadline - time.monotonic()
+                assert left > 0, f"nothing like it came; what came: {self.messages[-20:]}"
+                self._changed.wait(left)
+
+    def ask(self, **message: Any) -> dict[str, Any]:
+        seq = next(self._numbers)
+        self._control.sendall(json.dumps({**message, "seq": seq}).encode() + b"\n")
+        return self.wait_for(lambda answer: answer.get("ack") == seq)
+
+    def policy(self, sandbox: str, access: str, *allow: str, phase: str = "agent") -> None:
+        policy = {"phase": phase, "access": access, "allow": list(allow)}
+        assert "error" not in self.ask(op="set", sandbox=sandbox, policy=policy)
+
+    def record(self, seconds: float = 20, **fields: Any) -> dict[str, Any]:
+        """The first network record with these fields; waits for it."""
+
+        def matches(message: dict[str, Any]) -> bool:
+            return message.get("event") == "network" and all(message[key] == value for key, value in fields.items())
+
+        return self.wait_for(matches, seconds)
+
+    def forget_records(self) -> None:
+        with self._changed:
+            self.messages.clear()
+
+    def rss(self) -> int:
+        """Resident memory in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def close(self) -> None:
+        self._control.shutdown(socket.SHUT_RDWR)
+        self._control.close()
+        self._reader.join(10)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
+class Lab:
+    """Network, servers and filter together; `names` are resolved by the filter's hosts file."""
+
+    def __init__(self, directory: Path, network: Network, upstream: Upstream) -> None:
+        self.network, self.upstream, self.directory = network, upstream, directory
+        self.tcp, self.dns = network.sockets()
+        self.ca = make_ca()
+        host = HOST_BUNDLE.read_bytes() if HOST_BUNDLE.exists() else b""
+        (directory / "upstream.pem").write_bytes(host + upstream.ca)
+        files = trust_files(b"", host + upstream.ca, self.ca)
+        self.bundle = directory / "inside.pem"
+        content = files["etc/ssl/certs/ca-certificates.crt"]
+        assert isinstance(content, bytes)
+        self.bundle.write_bytes(content)
+        (directory / "only-ours.pem").write_bytes(self.ca)
+        self.hosts = directory / "hosts"
+        self.hosts.write_text(HOSTS)
+        for path in (directory, *directory.iterdir()):
+            path.chmod(0o755)
+        self.filter = self.start()
+
+    def start(self, **changes: Any) -> Filter:
+        hello = {
+            "ca_pem": self.ca.decode(),
+            "upstream_trust": str(self.directory / "upstream.pem"),
+            "private_names": ["private.test"],
+            "host_addresses": ["192.0.2.250"],
+        }
+        filter_ = Filter(self.tcp, self.dns, hello | changes, self.hosts)
+        assert "error" not in filter_.hello, filter_.hello
+        return filter_
+
+    def close(self) -> None:
+        self.filter.close()
+        self.tcp.close()
+        self.dns.close()
+
+    def address(self, sandbox: int = 0) -> str:
+        return f"10.203.{sandbox}.2"
+
+    def policy(self, access: str, *allow: str, sandbox: int = 0) -> None:
+        """A fresh sandbox with this policy: nothing of what was before, no record either."""
+        self.filter.ask(op="drop", sandbox=self.address(sandbox))
+        self.filter.forget_records()
+        self.upstream.forget()
+        self.filter.policy(self.address(sandbox), access, *allow)
+
+    def run(
+        self, *command: str, sandbox: int = 0, seconds: float = 60, text: str | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A command in a sandbox's network, with the trust that a sandbox gets."""
+        variables = {name: str(self.bundle) for name in trust_env()}
+        base = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LANG": "C.UTF-8"}
+        return subprocess.run(
+            ["ip", "netns", "exec", self.network.sandboxes[sandbox], *command],
+            env=base | variables | env, capture_output=True, text=True, timeout=seconds, input=text, check=False,
+        )  # fmt: skip
+
+    def curl(self, *arguments: str, sandbox: int = 0, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        return self.run("curl", "-sS", "--max-time", str(seconds - 5), *arguments, sandbox=sandbox, seconds=seconds)
+
+    def python(self, script: str, *arguments: str, sandbox: int = 0, seconds: float = 60) -> str:
+        """Run a script in a sandbox's network; it must succeed. Returns what it printed."""
+        done = self.run(sys.executable, "-c", script, *arguments, sandbox=sandbox, seconds=seconds)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+HOSTS = f"""
+{PUBLIC}    up.test www.up.test other.test wrong-certificate.invalid
+{PRIVATE}   private.test sub.private.test secret.test
+127.0.0.1   loop.test
+169.254.169.254 metadata.private.test
+{PUBLIC}    mixed.test
+{PRIVATE}   mixed.test
+192.0.2.250 own.test
+"""
+
+
+@contextlib.contextmanager
+def lab(directory: Path, sandboxes: int = 2) -> Iterator[Lab]:
+    with Network(sandboxes) as network, Upstream(directory, (PUBLIC, PRIVATE)) as upstream:
+        laboratory = Lab(directory, network, upstream)
+        try:
+            yield laboratory
+        finally:
+            laboratory.close()
+
+
+def lines(texts: Sequence[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
