@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from sandbox.shapes import Collected, Image, Task, TaskSpec
 from sandbox.wire import Exchange, quote
+
+if TYPE_CHECKING:  # making the TypedDicts takes 2 ms, which no call needs
+    from sandbox.shapes import Collected, Image, Task, TaskSpec
 
 DEFAULT_SOCKET = "/run/hutch/hutch.sock"
 ANSWER_SECONDS = 60.0  # for calls that answer from the journal; streams and gc may take as long as they take
@@ -129,7 +131,7 @@ class Client:
 
     def image(self, name: str) -> Image:
         """One image. ApiError 404 where there is none of that name."""
-        return cast(Image, self._json("GET", f"/images/{_segment(name)}"))
+        return cast("Image", self._json("GET", f"/images/{_segment(name)}"))
 
     def remove_image(self, name: str) -> None:
         """Forget an image; its layers go with the next gc."""
@@ -146,7 +148,7 @@ class Client:
 
     def create_task(self, spec: TaskSpec) -> Task:
         """Queue a task; returns at once with its id."""
-        return cast(Task, self._json("POST", "/tasks", dict(spec)))
+        return cast("Task", self._json("POST", "/tasks", dict(spec)))
 
     def tasks(self) -> list[Task]:
         """All tasks that the journal still has."""
@@ -154,7 +156,7 @@ class Client:
 
     def task(self, task: str) -> Task:
         """One task, by its id or any unambiguous beginning of it."""
-        return cast(Task, self._json("GET", f"/tasks/{_segment(task)}"))
+        return cast("Task", self._json("GET", f"/tasks/{_segment(task)}"))
 
     def events(self, task: str, *, follow: bool) -> Stream:
         """A task's events from the beginning; with `follow` live until the last one, {"type": "end", "task": Task}."""
@@ -168,7 +170,7 @@ class Client:
 
     def cancel(self, task: str) -> Task:
         """Ask for a task's end; the events tell when it has come."""
-        return cast(Task, self._json("POST", f"/tasks/{_segment(task)}/cancel", {}))
+        return cast("Task", self._json("POST", f"/tasks/{_segment(task)}/cancel", {}))
 
     def remove_task(self, task: str) -> None:
         """Forget a task with its logs and its result. ApiError 409 while it runs."""
@@ -207,7 +209,7 @@ class Client:
 
     def gc(self) -> Collected:
         """Drop expired snapshots, unused layers and old tasks."""
-        return cast(Collected, self._json("POST", "/gc", {}, timeout=None))
+        return cast("Collected", self._json("POST", "/gc", {}, timeout=None))
 
     def _json(
         self, method: str, target: str, body: Any = None, timeout: float | None = ANSWER_SECONDS

@@ -17,7 +17,7 @@ from sandbox.client import Client, HutchError
 
 # name: (module, attribute, help)
 COMMANDS = {
-    "run": ("sandbox.cli.run", "run", "Run a command on a repository in a fresh sandbox and show the diff."),
+    "run": ("sandbox.cli.run", "run", "Run a command on a repository in a fresh sandbox."),
     "task": ("sandbox.cli.task", "task", "List, show, follow, cancel and remove tasks."),
     "exec": ("sandbox.cli.exec", "exec_", "Run a command in a running task's sandbox."),
     "shell": ("sandbox.cli.exec", "shell", "Open a terminal in a running task's sandbox."),

@@ -68,6 +68,14 @@ def _client(ctx: click.Context) -> Client:
     return Client(ctx.find_root().params.get("socket") or socket_path())
 
 
+def inner_command(words: tuple[str, ...], *, needed: bool) -> list[str]:
+    """The command after TASK, without the -- before it: click leaves that in once it has seen a word of its own."""
+    command = list(words[1:] if words[:1] == ("--",) else words)
+    if needed and not command:
+        raise click.UsageError("Missing argument 'COMMAND...'", click.get_current_context())
+    return command
+
+
 task_argument = click.argument("task", metavar="TASK", shell_complete=_complete_tasks)
 image_argument = click.argument("name", metavar="NAME", shell_complete=_complete_images)
 state_option = click.option(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from sandbox.cli.common import INNER_COMMAND, json_option, pass_client, task_argument
+from sandbox.cli.common import INNER_COMMAND, inner_command, json_option, pass_client, task_argument
 from sandbox.client import Client
 
 
@@ -17,10 +17,10 @@ from sandbox.client import Client
 @click.option("-n", "--no-stdin", is_flag=True, help="Pass no input on; for loops that read a list themselves.")
 @json_option
 @task_argument
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_client
 def exec_(
-    client: Client, task: str, command: tuple[str, ...], tty: bool, login: bool, no_stdin: bool, as_json: bool
+    client: Client, task: str, words: tuple[str, ...], tty: bool, login: bool, no_stdin: bool, as_json: bool
 ) -> int:
     """Run COMMAND in the sandbox of a running task and end with its exit code.
 
@@ -35,21 +35,22 @@ def exec_(
       hutch exec 3f2a -- sh -c 'cat > notes.txt' < notes.txt
       hutch exec -t 3f2a -- top
     """
+    command = inner_command(words, needed=True)
     if tty:
         from sandbox.cli.terminal import interactive
 
-        return interactive(client, task, list(command), login=login, as_json=as_json)
+        return interactive(client, task, command, login=login, as_json=as_json)
     from sandbox.cli.execute import run_exec
 
-    return run_exec(client, task, list(command), login=login, stdin=not no_stdin, as_json=as_json)
+    return run_exec(client, task, command, login=login, stdin=not no_stdin, as_json=as_json)
 
 
 @click.command(context_settings=INNER_COMMAND)
 @json_option
 @task_argument
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("words", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 @pass_client
-def shell(client: Client, task: str, command: tuple[str, ...], as_json: bool) -> int:
+def shell(client: Client, task: str, words: tuple[str, ...], as_json: bool) -> int:
     """Open a terminal in the sandbox of a running task.
 
     TASK is a task's id or the beginning of one. You get bash as a login shell (sh where there is no bash), or COMMAND
@@ -63,4 +64,4 @@ def shell(client: Client, task: str, command: tuple[str, ...], as_json: bool) ->
     """
     from sandbox.cli.terminal import interactive
 
-    return interactive(client, task, list(command), login=True, as_json=as_json)
+    return interactive(client, task, inner_command(words, needed=False), login=True, as_json=as_json)

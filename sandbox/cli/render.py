@@ -7,7 +7,7 @@ Screen. It must not talk to the daemon.
 from __future__ import annotations
 
 from binascii import a2b_base64
-from typing import Any
+from typing import Any, cast
 
 from sandbox.cli.codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TIMED_OUT, process_code
 from sandbox.cli.output import plural, seconds_text
@@ -96,7 +96,7 @@ def summary_lines(task: Task) -> list[str]:
 
 def network_of(task: Task) -> Network:
     """What the network record says; empty for a task that never came so far."""
-    found: Any = task.get("network") or {}
+    found = cast(Any, task).get("network") or {}
     return Network(allowed=found.get("allowed") or 0, denied=found.get("denied") or [])
 
 

@@ -35,8 +35,9 @@ class Sanitizer:
         text = self._held + self._decoder.decode(data, final)
         unfinished = None if final else _UNFINISHED.search(text, max(0, len(text) - _HELD_MAX))
         cut = unfinished.start() if unfinished else len(text)
-        text, self._held = text[:cut], text[cut:]
-        return _UNSAFE.sub(_replace, text).encode()
+        self._held = text[cut:]
+        # With the held escape's first byte, which is dropped: it also ends a string that stands before it.
+        return _UNSAFE.sub(_replace, text[: cut + 1]).encode()
 
 
 def _replace(match: re.Match[str]) -> str:
