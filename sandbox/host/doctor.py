@@ -33,19 +33,10 @@ _PROGRAMS: Final = {
     "ip": ("iproute2", "required"),
     "setpriv": ("util-linux", "required"),
     "unshare": ("util-linux", "required"),
+    "nsenter": ("util-linux", "required"),
     "catatonit": ("catatonit", "required"),
     "mmdebstrap": ("mmdebstrap", "optional"),
 }
-_REDIRECT: Final = """
-table inet hutch {
-  chain incoming { type nat hook prerouting priority dstnat; ip protocol tcp redirect to :1; }
-  chain other {
-    type filter hook prerouting priority -50; policy drop;
-    ct status dnat accept
-    meta nfproto ipv4 reject with icmp type admin-prohibited
-  }
-}
-"""
 
 
 def checks(state: Path = DEFAULT_STATE) -> list[Check]:
@@ -117,8 +108,10 @@ def _mount_trials(existing: Path) -> list[Check]:
 
 
 def _nft_trial() -> Check:
-    """The gateway's kinds of rules, loaded into a network namespace that ends with the command."""
-    remedy = "boot a kernel with CONFIG_NF_TABLES_INET, CONFIG_NFT_REDIR, CONFIG_NFT_CT and CONFIG_NFT_REJECT_INET"
+    """The gateway's own rules, loaded into a network namespace that ends with the command."""
+    rules = Path(__file__).with_name("gateway.nft").read_text().format(tcp=1, dns=2)
+    options = "CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_CONNLIMIT, CONFIG_NFT_REDIR and CONFIG_NFT_REJECT_INET"
+    remedy = f"modprobe nf_tables, or boot a kernel with {options}"
     return _attempt(
         "nftables rules", ["unshare", "--net", "nft", "-f", "-"], remedy, "redirect and reject work", _REDIRECT
     )

@@ -12,12 +12,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proxy.launch import filter_command
 from sandbox.host.errors import HostError
 
 type Record = dict[str, Any]
@@ -163,15 +163,15 @@ class Filter:
         self._running.set()
 
     def _command(self, control: socket.socket) -> list[str]:
-        uid = str(self._config.uid)
-        # It drops to its uid by itself once it has imported everything: the interpreter may lie in a directory that only
-        # root may enter. Until then it is root without any capability but the two that this takes.
-        privileges = ["setpriv", "--no-new-privs", "--bounding-set=-all,+setuid,+setgid", "--clear-groups", "--"]
-        command = [sys.executable, "-I", "-m", "proxy", "--uid", uid, "--control", str(control.fileno())]
-        command += ["--tcp", str(self._sockets[0].fileno()), "--dns", str(self._sockets[1].fileno())]
-        if self._config.hosts_file is not None:
-            command += ["--hosts", str(self._config.hosts_file)]
-        return privileges + command
+        tcp, dns = self._sockets
+        return filter_command(
+            uid=self._config.uid,
+            gid=self._config.uid,
+            control=control.fileno(),
+            tcp=tcp.fileno(),
+            dns=dns.fileno(),
+            hosts=self._config.hosts_file,
+        )
 
     def _heard(self, message: Record) -> None:
         if "ack" in message:

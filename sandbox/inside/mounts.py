@@ -153,7 +153,9 @@ def _mount_hutch_directory(root: int, plan: StartPlan, trees: Trees, fds: list[i
             source.seek(0)
             sink.write(source.read())
     for name, tree in trees.binds.items():
-        os.mkdir(name, dir_fd=mount)
+        parts = name.split("/")
+        for depth in range(1, len(parts) + 1):
+            os.mkdir("/".join(parts[:depth]), dir_fd=mount)
         syscalls.move_mount(tree, mount, name)
     syscalls.mount_setattr(mount, syscalls.MOUNT_ATTR_RDONLY)
     os.close(mount)

@@ -1,0 +1,151 @@
+"""What the API takes, checked once at the edge by pydantic, and turned into the frozen values that everything behind it uses."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from proxy.names import BadName, canonical
+from sandbox.core.execs import ExecSpec
+from sandbox.core.model import TaskSpec
+from sandbox.host.cgroup_layout import Limits
+
+_ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ENV_TOTAL: Final = 256 << 10
+_SCRIPT: Final = 4 << 20
+_ARGUMENT: Final = 128 << 10  # what Linux accepts as one argument
+
+type Text = Annotated[str, Field(max_length=_ARGUMENT - 1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LimitsRequest(_Strict):
+    """Limits of each sandbox: bytes, cores, processes."""
+
+    memory: int | None = Field(None, ge=16 << 20)
+    cpus: float | None = Field(None, gt=0, le=4096)
+    pids: int | None = Field(None, ge=8, le=1 << 22)
+
+
+def _check_env(env: dict[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a variable: use letters, digits and underscores")
+        if "\0" in value:
+            raise ValueError(f"the variable {name} contains a null byte")
+    if sum(len(name) + len(value) for name, value in env.items()) > _ENV_TOTAL:
+        raise ValueError(f"the variables are longer than {_ENV_TOTAL >> 10} KiB together")
+    return env
+
+
+def _check_argv(command: list[str]) -> list[str]:
+    if any("\0" in word for word in command):
+        raise ValueError("the command contains a null byte")
+    return command
+
+
+class TaskRequest(_Strict):
+    """A task: what to run, on what, with which setup, network and limits."""
+
+    command: list[Text] = Field(min_length=1, max_length=10_000)
+    repo: str | None = Field(None, min_length=1, max_length=4096)
+    ref: str | None = Field(None, min_length=1, max_length=1024)
+    image: str = Field("base", max_length=64)
+    setup: str | None = Field(None, max_length=_SCRIPT)
+    maintenance: str | None = Field(None, max_length=_SCRIPT)
+    env: dict[str, str] = {}
+    access: str = Field("off", pattern="^(off|limited|unrestricted)$")
+    allow: list[str] = Field([], max_length=1000)
+    timeout: float | None = Field(None, gt=0, le=30 * 86400)
+    limits: LimitsRequest | None = None
+
+    _env = field_validator("env")(_check_env)
+    _argv = field_validator("command")(_check_argv)
+
+    @field_validator("allow")
+    @classmethod
+    def _check_domains(cls, domains: list[str]) -> list[str]:
+        try:
+            return [canonical(domain) for domain in domains]
+        except BadName as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _check_access(self) -> TaskRequest:
+        if self.allow and self.access != "limited":
+            raise ValueError(f'"allow" goes with access "limited", not "{self.access}"')
+        if (self.setup or self.maintenance) and "\0" in f"{self.setup}{self.maintenance}":
+            raise ValueError("a script contains a null byte")
+        return self
+
+    def to_spec(self, default: Limits) -> TaskSpec:
+        """The frozen value; limits that were not given are the daemon's."""
+        limits = self.limits
+        return TaskSpec(
+            command=tuple(self.command),
+            repo=self.repo,
+            ref=self.ref,
+            image=self.image,
+            setup=self.setup,
+            maintenance=self.maintenance,
+            env=self.env,
+            access=self.access,
+            allow=tuple(self.allow),
+            timeout=self.timeout,
+            limits=Limits(limits.memory or default.memory, limits.cpus or default.cpus, limits.pids or default.pids)
+            if limits
+            else None,
+        )
+
+
+class ExecRequest(_Strict):
+    """A command for a running task; with `login` and no command, a login shell."""
+
+    command: list[Text] = Field([], max_length=10_000)
+    tty: bool = False
+    rows: int = Field(24, ge=1, le=65535)
+    cols: int = Field(80, ge=1, le=65535)
+    stdin: bool = False
+    env: dict[str, str] = {}
+    login: bool = False
+
+    _env = field_validator("env")(_check_env)
+    _argv = field_validator("command")(_check_argv)
+
+    @model_validator(mode="after")
+    def _check_command(self) -> ExecRequest:
+        if not self.command and not self.login:
+            raise ValueError('give a "command", or "login": true for a shell')
+        return self
+
+    def to_spec(self) -> ExecSpec:
+        """The frozen value."""
+        return ExecSpec(
+            command=tuple(self.command), env=self.env, tty=self.tty, stdin=self.stdin, login=self.login,
+            rows=self.rows, columns=self.cols,
+        )  # fmt: skip
+
+
+class ResizeRequest(_Strict):
+    """A terminal's size in characters."""
+
+    rows: int = Field(ge=1, le=65535)
+    cols: int = Field(ge=1, le=65535)
+
+
+class SignalRequest(_Strict):
+    """A signal's name without SIG."""
+
+    signal: str
+
+
+class BuildRequest(_Strict):
+    """Which image to build from which recipe."""
+
+    name: str = "base"
+    recipe: str = "base"

@@ -1,0 +1,73 @@
+"""Which snapshot fits a task: the cache key, and why there is none. Pure functions.
+
+The key is the digest of everything that setup's result depends on. Its parts are kept as digests of their own, so that a miss can
+name what changed without storing a script or a secret twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from sandbox.core.model import Snapshot, TaskSpec
+
+LIFETIME: Final = 12 * 3600.0  # seconds
+SETUP_ACCESS: Final = "unrestricted"
+_NAMES: Final = {
+    "repo": "repository",
+    "image": "image",
+    "setup": "setup script",
+    "maintenance": "maintenance script",
+    "env": "variables",
+    "access": "setup's network access",
+}
+
+
+def inputs(spec: TaskSpec, image_digest: str, repo_url: str | None) -> dict[str, str]:
+    """The digest of each thing that setup's result depends on, by its name."""
+    values = {
+        "repo": repo_url,
+        "image": image_digest,
+        "setup": spec.setup,
+        "maintenance": spec.maintenance,
+        "env": dict(sorted(spec.env.items())),
+        "access": SETUP_ACCESS,
+    }
+    return {name: _digest(value) for name, value in values.items()}
+
+
+def key(parts: Mapping[str, str]) -> str:
+    """The cache key of these inputs: 64 hex digits."""
+    return _digest(dict(sorted(parts.items())))
+
+
+def explain_miss(parts: Mapping[str, str], latest: Snapshot | None, moment: float | None = None) -> str:
+    """Why no snapshot fits, judged by the repository's latest one."""
+    if latest is None:
+        return "first run of this environment"
+    changed = [_NAMES[name] for name in _NAMES if latest.inputs.get(name) != parts.get(name)]
+    age = _age((time.time() if moment is None else moment) - latest.created)
+    if changed:
+        return f"changed since the latest snapshot ({age} ago): {', '.join(changed)}"
+    return f"the latest snapshot ({age} old) has expired"
+
+
+def explain_hit(snapshot: Snapshot, moment: float | None = None) -> str:
+    """How old the snapshot in use is."""
+    return f"snapshot is {_age((time.time() if moment is None else moment) - snapshot.created)} old"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _age(seconds: float) -> str:
+    """A duration as people say it."""
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count != 1 else ''}"
+    return f"{max(0, int(seconds))} s"

@@ -1,0 +1,237 @@
+"""The daemon: takes the state directory, puts the host's parts together, serves the API, and takes everything down in order.
+
+lock ─ database ─ sweep what a crash left ─ ids ─ cgroups ─ spawner ─ gateway ─ filter ─ leases ─ API … and back, in reverse
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from proxy import trust
+from rootfs.store import Store as LayerStore
+from sandbox.api.app import Services, make_app
+from sandbox.core import phases
+from sandbox.core.errors import TaskError
+from sandbox.core.execs import Execs
+from sandbox.core.images import Bases
+from sandbox.core.runtime import Runtime
+from sandbox.core.scheduler import Scheduler
+from sandbox.core.store import Store
+from sandbox.host import filter as egress
+from sandbox.host import identity, seccomp
+from sandbox.host.cgroup import Cgroups, Limits
+from sandbox.host.errors import HostError
+from sandbox.host.leases import Leases
+from sandbox.host.network import Gateway
+from sandbox.host.sandbox import Sandboxes
+from sandbox.host.spawner import Spawner
+
+_log = logging.getLogger("hutch")
+_INIT: Final = ("/usr/bin/catatonit", "/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit")
+_MEMORY: Final = 8 << 30  # bytes a sandbox may use unless its task says otherwise, if the host has twice that
+_PROCESSES: Final = 4096
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the daemon was started."""
+
+    state: Path
+    socket: Path
+    private_names: tuple[str, ...] = ()
+    max_tasks: int = 64
+    hosts: Path | None = None
+
+
+def serve(
+    state: Path, socket: Path, *, private_names: list[str] | None = None, max_tasks: int = 64, hosts: Path | None = None
+) -> None:
+    """Run the daemon in the foreground until SIGTERM or SIGINT. Raises TaskError or HostError when it can't start."""
+    logging.basicConfig(level=logging.INFO, format="hutch: %(message)s", stream=sys.stderr)
+    settings = Settings(state, socket, tuple(private_names or ()), max_tasks, hosts)
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_locked(settings.state))
+        store = Store(settings.state / "hutch.db")
+        stack.callback(store.close)
+        runtime = await _runtime(stack, settings, store)
+        scheduler = Scheduler(runtime, settings.max_tasks)
+        await scheduler.recover()
+        await asyncio.to_thread(_sweep, settings.state, runtime.layers)
+        stack.push_async_callback(scheduler.close)
+        services = Services(runtime, scheduler, Execs())
+        listener = stack.enter_context(_listen(settings.socket))
+        async with _api(services, listener):
+            _log.info("serving on %s (state %s)", settings.socket, settings.state)
+            await stop.wait()
+            _log.info("ending")
+            # Tasks first: their followers' connections then end by themselves.
+            await scheduler.close()
+    _log.info("ended")
+
+
+@contextlib.contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    """One daemon per state directory; the kernel drops the lock with the process."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise TaskError(
+            f"another daemon serves the state {state}", "stop it, or give this one another --state"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: Store) -> Runtime:
+    """Acquire the host's parts, each with its release."""
+    state = settings.state
+    instance = _instance(state)
+    cgroups = Cgroups.open(instance)
+    stack.callback(cgroups.close)
+    await asyncio.to_thread(cgroups.sweep, set())
+    ids = identity.claim_block()
+    stack.callback(ids.release)
+    spawner = Spawner(lambda: _log.error("the spawner has died; new sandboxes wait for a restart of the daemon"))
+    stack.push_async_callback(spawner.end)
+    gateway = await Gateway.open(spawner)
+    stack.push_async_callback(gateway.close)
+    ca_pem = _certificate_authority(state)
+    config = egress.FilterConfig(ca_pem, ids.filter_uid, settings.private_names, settings.hosts)
+    filter_process = egress.Filter(config, gateway.tcp, gateway.dns)
+    stack.push_async_callback(filter_process.close)
+    await filter_process.start()
+    leases = Leases(lambda: spawner, gateway, cgroups, ids)
+    stack.push_async_callback(leases.close)
+    leases.refill()
+    programs = tuple(_memory_file("seccomp", program) for program in (seccomp.allow_list(), seccomp.by_argument()))
+    init = _sealed_init()
+    for fd in (init, *programs):
+        stack.callback(os.close, fd)
+    layers = LayerStore(state)
+    return Runtime(
+        state=state,
+        store=store,
+        layers=layers,
+        bases=Bases(layers, ca_pem.encode()),
+        sandboxes=Sandboxes(leases, filter_process, init, programs),
+        default_limits=_default_limits(),
+    )
+
+
+def _sweep(state: Path, layers: LayerStore) -> None:
+    """Remove what a daemon that died was building. Its processes, namespaces and mounts went with it, its cgroups before."""
+    layers.sweep_staging()
+    tasks = state / "tasks"
+    tasks.mkdir(mode=0o700, exist_ok=True)
+    for directory in tasks.iterdir():
+        phases.remove_writables(directory)
+
+
+@contextlib.asynccontextmanager
+async def _api(services: Services, listener: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(
+        make_app(services), log_level="warning", access_log=False, lifespan="off", http="httptools", ws="none",
+        timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@contextlib.contextmanager
+def _listen(path: Path) -> Iterator[socket.socket]:
+    """A Unix socket that only root may connect to. A stale one is replaced, a live one never."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    with listener:
+        if path.exists():
+            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
+                probe.connect(str(path))
+                raise TaskError(f"another daemon listens on {path}", "stop it, or give this one another --socket")
+            path.unlink()
+        previous = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(previous)
+        listener.listen(1024)
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _instance(state: Path) -> str:
+    """This state's name in cgroups; made once."""
+    path = state / "instance"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text().strip()
+    name = secrets.token_hex(6)
+    path.write_text(name)
+    return name
+
+
+def _certificate_authority(state: Path) -> str:
+    path = state / "keys" / "ca.pem"
+    found = egress.read_ca(path)
+    if found is None:
+        found = trust.make_ca().decode()
+        egress.write_ca(path, found)
+    return found
+
+
+def _sealed_init() -> int:
+    """A sealed copy of the static init: root inside sees it as /proc/1/exe, and no bug lets it write the host's."""
+    found = next((path for path in _INIT if Path(path).is_file()), None)
+    if found is None:
+        raise HostError("cannot find catatonit, the init of every sandbox", "apt-get install catatonit")
+    fd = _memory_file("init", Path(found).read_bytes())
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    # Only a descriptor that was opened for reading can be executed.
+    readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(fd)
+    return readable
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(os.dup(fd), "wb") as file:
+        file.write(content)
+    return fd
+
+
+def _default_limits() -> Limits:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Limits(memory=min(_MEMORY, memory // 2), cpus=float(os.cpu_count() or 1), pids=_PROCESSES)

@@ -1,0 +1,91 @@
+"""What a phase finds inside: environment variables, the files laid over an image, the commands that run scripts. Pure.
+
+Promise: exports that setup writes to ~/.bashrc reach every later command, although many images' .bashrc returns at once
+in a shell that isn't interactive; plain exports reach nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from rootfs.system_layer import Content, Directory, File
+
+RUN: Final = "/run/hutch"
+WORKSPACE: Final = "/workspace"
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Any address does: whatever a sandbox asks on port 53 reaches the filter's resolver. This one is reserved for benchmarks.
+_RESOLV_CONF: Final = b"# Every query is answered by the filter.\nnameserver 198.18.0.1\noptions timeout:5 attempts:2\n"
+_HOSTS: Final = b"127.0.0.1 localhost hutch\n"
+
+_PROFILE: Final = rb"""# Read by every login shell in a sandbox, before the image's own scripts in this directory.
+# /etc/profile has just reset PATH: put back the one of the image and of the task.
+if [ -n "${HUTCH_PATH-}" ]; then PATH=$HUTCH_PATH; export PATH; fi
+# What setup exported in ~/.bashrc holds for all commands. Many a .bashrc returns at once unless the shell is interactive
+# (by $- or by PS1), so it is read here as though it were.
+if [ -n "${BASH_VERSION-}" ] && [ -r ~/.bashrc ]; then
+  case $- in
+    *i*) ;;
+    *)
+      PS1='$ '
+      _hutch_bashrc=$(<~/.bashrc)
+      eval "${_hutch_bashrc//\$-/himBHs}"
+      unset _hutch_bashrc PS1
+      ;;
+  esac
+fi
+"""
+
+
+def overlay_files() -> dict[str, Content]:
+    """Files laid over every image: path relative to the root -> content."""
+    return {
+        "etc/resolv.conf": _RESOLV_CONF,
+        "etc/hosts": _HOSTS,
+        "etc/hostname": b"hutch\n",
+        "etc/profile.d/00-hutch.sh": File(_PROFILE),
+        "run/hutch": Directory(),
+        "workspace": Directory(),
+    }
+
+
+def variables(image: Mapping[str, str], trust: Mapping[str, str], task: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a phase: ours, then the image's, then the task's; nothing of the host's."""
+    ours = {
+        "PATH": DEFAULT_PATH,
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+        "SHELL": "/bin/bash",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "HUTCH": "1",
+    }
+    merged = {**ours, **trust, **image, **task}
+    return {**merged, "HUTCH_PATH": merged["PATH"]}
+
+
+def login(command: Sequence[str], has_bash: bool) -> tuple[str, ...]:
+    """Run `command` (argv) out of a login shell."""
+    return (*_shell(has_bash), 'exec "$@"', "hutch", *command)
+
+
+def login_script(path: str, has_bash: bool) -> tuple[str, ...]:
+    """Run the script at `path` in a login shell; its first failing command ends it."""
+    return (*_shell(has_bash), f"set -e; . {path}")
+
+
+def login_shell(has_bash: bool) -> tuple[str, ...]:
+    """An interactive login shell."""
+    return ("/bin/bash", "-l") if has_bash else ("/bin/sh", "-l")
+
+
+def _shell(has_bash: bool) -> tuple[str, ...]:
+    return ("/bin/bash", "-l", "-c") if has_bash else ("/bin/sh", "-l", "-c")
+
+
+def plain(command: Sequence[str]) -> tuple[str, ...]:
+    """Run `command` (argv) looked up in PATH, without reading any profile."""
+    return ("/bin/sh", "-c", 'exec "$@"', "hutch", *command)

@@ -1,0 +1,35 @@
+"""Garbage collection: expired snapshots, layers that nothing stands on, tasks that ended long ago. Never what is in use."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sandbox.core.runtime import Runtime
+from sandbox.core.scheduler import Scheduler
+
+TASK_AGE: Final = timedelta(days=7)
+
+
+async def collect(runtime: Runtime, scheduler: Scheduler) -> dict[str, Any]:
+    """Drop what nobody needs; returns {"snapshots", "layers", "tasks"} as counts and "bytes" freed on disk."""
+    used = runtime.layers_in_use()
+    snapshots = 0
+    kept: set[str] = set()
+    for snapshot in runtime.store.list_snapshots():
+        if snapshot.expires <= time.time() and snapshot.layer not in used:
+            runtime.store.remove_snapshot(snapshot.id)
+            snapshots += 1
+        else:
+            kept.add(snapshot.layer)
+    images = {layer for image in runtime.layers.list_images() for layer in image.layers}
+    referenced = images | kept | used | runtime.bases.layers_in_use()
+    swept = await asyncio.to_thread(runtime.layers.remove_unused_layers, referenced)
+    limit = (datetime.now(UTC) - TASK_AGE).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    old = runtime.store.tasks_ended_before(limit)
+    freed = swept.bytes
+    for task in old:
+        freed += await scheduler.discard(task)
+    return {"snapshots": snapshots, "layers": swept.count, "tasks": len(old), "bytes": freed}

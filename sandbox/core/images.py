@@ -1,0 +1,67 @@
+"""Images as the base of a sandbox: their layers with Hutch's own on top, and what their sandboxes need to know of them.
+
+Reads images as data through rootfs/; prepares each once per daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy import trust
+from rootfs.errors import ImageError
+from rootfs.image import Image
+from rootfs.read_image import read_from_image
+from rootfs.store import Store
+from rootfs.system_layer import Content, Link, make_system_layer
+from sandbox.core import environment
+from sandbox.core.errors import NotFound
+from sandbox.host.filter import host_bundle
+
+
+@dataclass(frozen=True)
+class Base:
+    """An image ready for sandboxes: layer ids bottom first (the system layer last), and its shell."""
+
+    image: Image
+    layers: tuple[str, ...]
+    has_bash: bool
+
+
+class Bases:
+    """Prepares images; what was prepared is kept until the image or the CA changes."""
+
+    def __init__(self, store: Store, ca_pem: bytes) -> None:
+        self._store = store
+        self._ca_pem = ca_pem
+        self._prepared: dict[str, Base] = {}
+
+    async def get(self, name: str) -> Base:
+        """The base made of the image `name`. Raises NotFound."""
+        try:
+            image = self._store.load(name)
+        except ImageError as error:
+            remedy = "hutch image build base" if name == "base" else error.remedy
+            raise NotFound(error.message, remedy) from error
+        base = self._prepared.get(image.digest)
+        if base is None:
+            base = self._prepared[image.digest] = await asyncio.to_thread(self._prepare, image)
+        return base
+
+    def layers_in_use(self) -> set[str]:
+        """The system layers that were prepared."""
+        return {base.layers[-1] for base in self._prepared.values()}
+
+    def forget(self) -> None:
+        """Prepare everything anew (after garbage was collected)."""
+        self._prepared.clear()
+
+    def _prepare(self, image: Image) -> Base:
+        own_bundle = read_from_image(self._store, image, trust.BUNDLE) or b""
+        files: dict[str, Content] = dict(environment.overlay_files())
+        for path, content in trust.trust_files(own_bundle, Path(host_bundle()).read_bytes(), self._ca_pem).items():
+            files[path] = Link(content.target) if isinstance(content, trust.Link) else content
+        layer = make_system_layer(self._store, files)
+        has_bash = read_from_image(self._store, image, "bin/bash") is not None
+        return Base(image, (*image.layers, layer), has_bash)

@@ -1,0 +1,131 @@
+"""The frozen values that tasks are made of: what was asked for, what came of it, and their JSON forms.
+
+Pure data. A task has attempts and an attempt has turns; today one each, so that parallel attempts and follow-ups need
+no other shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sandbox.host.cgroup_layout import Limits
+
+ACTIVE: Final = frozenset({"queued", "running"})
+
+
+def now() -> str:
+    """The current time, ISO 8601 in UTC with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a user asks for; checked by the API, so everything behind it may rely on it. `timeout` in seconds."""
+
+    command: tuple[str, ...]
+    repo: str | None = None
+    ref: str | None = None
+    image: str = "base"
+    setup: str | None = None
+    maintenance: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    access: str = "off"
+    allow: tuple[str, ...] = ()
+    timeout: float | None = None
+    limits: Limits | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TaskSpec:
+        """The inverse of `to_json`."""
+        limits = value.get("limits")
+        return cls(
+            **{
+                **value,
+                "command": tuple(value["command"]),
+                "allow": tuple(value["allow"]),
+                "limits": Limits(**limits) if limits else None,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase that ended."""
+
+    name: str
+    seconds: float
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run, as the store has it. Times are ISO 8601 or None; `error`, `cache`, `diff` and `network` as the API shows them."""
+
+    id: str
+    spec: TaskSpec
+    state: str = "queued"
+    exit_code: int | None = None
+    commit: str | None = None
+    created: str = field(default_factory=now)
+    started: str | None = None
+    ended: str | None = None
+    error: Mapping[str, str] | None = None
+    cache: Mapping[str, Any] | None = None
+    phases: tuple[Phase, ...] = ()
+    diff: Mapping[str, Any] | None = None
+    network: Mapping[str, Any] = field(default_factory=lambda: {"allowed": 0, "denied": []})
+    result: Mapping[str, Any] | None = None  # where the diff is: mirror, base, commit
+
+    @property
+    def active(self) -> bool:
+        """Whether it may still change."""
+        return self.state in ACTIVE
+
+    def shown(self) -> dict[str, Any]:
+        """The task as the API shows it."""
+        turn = {"number": 1, "state": self.state, "exit_code": self.exit_code}
+        return {
+            "id": self.id,
+            "state": self.state,
+            "exit_code": self.exit_code,
+            "repo": self.spec.repo,
+            "ref": self.spec.ref,
+            "commit": self.commit,
+            "image": self.spec.image,
+            "command": list(self.spec.command),
+            "created": self.created,
+            "started": self.started,
+            "ended": self.ended,
+            "error": self.error,
+            "cache": self.cache,
+            "phases": [asdict(phase) for phase in self.phases],
+            "diff": self.diff,
+            "network": self.network,
+            "attempts": [{"number": 1, "turns": [turn]}],
+        }
+
+    def changed(self, **changes: Any) -> Task:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An environment's state after setup: a layer over an image's. Times are seconds since the epoch."""
+
+    id: str
+    key: str
+    image_digest: str
+    layer: str
+    repo: str | None
+    commit: str | None
+    inputs: Mapping[str, str]
+    created: float
+    expires: float

@@ -1,0 +1,40 @@
+"""What a task's sandboxes asked of the network: counted by name, told once, and summed up at the end."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sandbox.core.journal import Journal
+
+_MAX_NAMES: Final = 500
+
+
+class NetworkRecord:
+    """Collects the filter's records of one task and writes them to its journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._allowed = 0
+        self._denied: dict[tuple[str, int | None], dict[str, Any]] = {}
+
+    def add(self, record: dict[str, Any]) -> None:
+        """One decision of the filter; a listener of `Sandboxes.open`."""
+        if self._journal.closed:
+            return
+        self._journal.network(record)
+        if record.get("decision") == "allow":
+            self._allowed += 1
+            return
+        name, port = str(record.get("name") or "?"), record.get("port")
+        entry = self._denied.get((name, port))
+        if entry is not None:
+            entry["count"] += 1
+        elif len(self._denied) < _MAX_NAMES:
+            rule = record.get("suggestion") or record.get("rule")
+            self._denied[name, port] = {
+                "name": name, "port": port, "count": 1, "rule": rule, "reason": record.get("reason"),
+            }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """{"allowed": count, "denied": [{name, port, count, rule, reason}]}."""
+        return {"allowed": self._allowed, "denied": list(self._denied.values())}

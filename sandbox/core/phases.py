@@ -1,0 +1,192 @@
+"""The phases of a task that run in sandboxes: checkout, setup, maintenance, agent.
+
+Each is a sandbox of its own on the same files; nothing else of one phase reaches the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import rootfs
+from proxy import trust
+from rootfs.refs import packed_refs
+from rootfs.tree import remove_tree
+from sandbox.core import environment
+from sandbox.core.errors import Conflict, PhaseFailed
+from sandbox.core.images import Base
+from sandbox.core.journal import Journal
+from sandbox.core.model import Phase, Task
+from sandbox.core.network_record import NetworkRecord
+from sandbox.core.runtime import Runtime
+from sandbox.core.source import Source
+from sandbox.host.cgroup import Limits
+from sandbox.host.sandbox import Sandbox, SandboxSpec
+
+_GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL for a phase that must end
+_CHECKOUT: Final = Path(rootfs.__file__).with_name("checkout.sh")
+_OFF: Final = {"access": "off", "allow": []}
+_UNRESTRICTED: Final = {"access": "unrestricted", "allow": []}
+
+
+class PhaseContext:
+    """What the phases of one task share: layers, variables, the journal; and the sandbox that is running now."""
+
+    def __init__(self, runtime: Runtime, journal: Journal, network: NetworkRecord, task: Task) -> None:
+        self._runtime = runtime
+        self._journal = journal
+        self._network = network
+        self._task = task
+        self._layers: list[Path] = []
+        self._source: Source | None = None
+        self._closed = False
+        self.base: Base
+        self.phases: list[Phase] = []
+        self.sandbox: Sandbox | None = None
+
+    def prepare(self, base: Base, source: Source | None) -> None:
+        """Set what every phase stands on."""
+        self.base = base
+        self._source = source
+        self._layers = [self._runtime.layers.layer_path(layer) for layer in base.layers]
+
+    def add_layer(self, layer: str) -> None:
+        """Stack a snapshot's layer on top."""
+        self._layers.append(self._runtime.layers.layer_path(layer))
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables of setup, maintenance and agent."""
+        return environment.variables(self.base.image.config.env, trust.trust_env(), self._task.spec.env)
+
+    @property
+    def cwd(self) -> str:
+        """Where commands start: the repository, or an empty workspace."""
+        return self._source.workdir if self._source else environment.WORKSPACE
+
+    @property
+    def setup_script(self) -> str:
+        """The task's setup script; empty when it has none."""
+        return self._task.spec.setup or ""
+
+    async def checkout(self, writable: Path, commit: str, branch: str | None) -> None:
+        """Make the repository's files those of `commit`, by git inside, without network."""
+        source = self._source
+        assert source is not None
+        env = {
+            **environment.variables(self.base.image.config.env, {}, {}),
+            "HUTCH_WORKTREE": source.workdir,
+            "HUTCH_COMMIT": commit,
+            "HUTCH_BRANCH": branch or "",
+            "HUTCH_ORIGIN_URL": source.url,
+            "HUTCH_DEFAULT_BRANCH": source.default_branch,
+        }
+        files = {"checkout.sh": _CHECKOUT.read_bytes(), "packed-refs": packed_refs(source.refs).encode()}
+        argv = ("/bin/sh", f"{environment.RUN}/checkout.sh")
+        await self._must_succeed("checkout", writable, argv, env, "/", _OFF, files)
+
+    async def script(self, name: str, writable: Path, text: str) -> None:
+        """Run the setup or maintenance script, with the internet on."""
+        argv = environment.login_script(f"{environment.RUN}/{name}.sh", self.base.has_bash)
+        files = {f"{name}.sh": text.encode()}
+        await self._must_succeed(name, writable, argv, self.env, self.cwd, _UNRESTRICTED, files)
+
+    async def agent(self, writable: Path) -> int:
+        """Run the task's command under the task's own policy; returns its exit code."""
+        spec = self._task.spec
+        argv = environment.login(spec.command, self.base.has_bash)
+        policy = {"access": spec.access, "allow": list(spec.allow)}
+        return await self._run("agent", writable, argv, self.env, self.cwd, policy, {})
+
+    async def _must_succeed(
+        self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
+        policy: Mapping[str, object], files: Mapping[str, bytes],
+    ) -> None:  # fmt: skip
+        code = await self._run(name, writable, argv, env, cwd, policy, files)
+        if code != 0:
+            raise PhaseFailed(
+                f"{name} failed with exit code {code}", f"hutch task logs {self._task.id} shows its output"
+            )
+
+    async def _run(
+        self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
+        policy: Mapping[str, object], files: Mapping[str, bytes],
+    ) -> int:  # fmt: skip
+        self._journal.phase_started(name)
+        started, code = time.monotonic(), 1
+        spec = SandboxSpec(
+            id=f"{self._task.id}-{len(self.phases)}",
+            layers=tuple(self._layers),
+            writable=writable,
+            argv=tuple(argv),
+            env=env,
+            cwd=cwd,
+            policy={"phase": name, **policy},
+            limits=self._limits(),
+            files=files,
+            binds={"git/objects": self._source.objects} if self._source else {},
+        )
+
+        async def keep(stream: str, data: bytes) -> None:
+            self._journal.output(name, stream, data)
+
+        try:
+            async with self._runtime.sandboxes.open(spec, keep, self._network.add) as sandbox:
+                self.sandbox = sandbox
+                code = await self._wait(sandbox)
+        finally:
+            self.sandbox = None
+            self.ended(Phase(name, time.monotonic() - started, code))
+        return code
+
+    async def _wait(self, sandbox: Sandbox) -> int:
+        try:
+            return await sandbox.wait()
+        except asyncio.CancelledError:
+            # The user's end or the deadline: a well-behaved command may tidy up, any other is killed.
+            sandbox.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE):
+                    await sandbox.wait()
+            raise
+
+    def _limits(self) -> Limits:
+        return self._task.spec.limits or self._runtime.default_limits
+
+    def ended(self, phase: Phase) -> None:
+        """Note a phase's end."""
+        self.phases.append(phase)
+        with contextlib.suppress(OSError):  # a full disk: the store has the phase
+            self._journal.phase_ended(phase)
+
+    def running(self) -> Sandbox:
+        """The sandbox that runs now. Raises Conflict between phases."""
+        if self.sandbox is None or self._closed:
+            raise Conflict(
+                f"task {self._task.id} has no running phase to join", "wait for its next phase, or run it again"
+            )
+        return self.sandbox
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+        self._closed = True
+
+
+def new_writable(directory: Path) -> Path:
+    """A directory with an empty `upper` for a sandbox to write to."""
+    upper = directory / "upper"
+    upper.mkdir(parents=True)
+    upper.chmod(0o755)
+    return directory
+
+
+def remove_writables(task_directory: Path) -> None:
+    """Remove what a task's sandboxes wrote; a tenant's tree, so with care. Never raises for what is gone already."""
+    for name in ("fs", "setup"):
+        path = task_directory / name
+        if path.exists():
+            remove_tree(path)

@@ -1,0 +1,187 @@
+"""The life of a task, from a request that was accepted to an end that is written down. Its indentation is that life.
+
+    source    = mirror fetched, ref resolved to a commit
+    snapshot  = found by key, or made: [checkout ─ setup] on an upper directory that becomes a layer by one rename
+    workspace = the task's commit checked out on top; maintenance where a snapshot was resumed
+    agent     = the command, with the agent's policy
+    result    = commit and diff from the upper directory
+
+The one writer of a task's state while it runs; readers have the store and the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from rootfs.errors import ImageError
+from sandbox.core import cache, phases, source
+from sandbox.core.errors import TaskError
+from sandbox.core.journal import Journal
+from sandbox.core.model import Phase, Snapshot, Task, now
+from sandbox.core.network_record import NetworkRecord
+from sandbox.core.phases import PhaseContext
+from sandbox.core.runtime import Runtime
+from sandbox.core.snapshots import build_snapshot
+from sandbox.core.source import Source
+from sandbox.host import jobs
+from sandbox.host.errors import HostError
+
+_log = logging.getLogger("hutch")
+_RESULT_TIMEOUT: Final = 600.0
+
+
+class TaskRun:
+    """One running task. `context` lets exec and shell find its sandbox."""
+
+    def __init__(self, runtime: Runtime, task: Task, directory: Path) -> None:
+        self._runtime = runtime
+        self.task = task
+        self.directory = directory
+        self.journal = Journal(directory / "events.ndjson")
+        self.network = NetworkRecord(self.journal)
+        self.context = PhaseContext(runtime, self.journal, self.network, task)
+        self.cancelled = False
+
+    async def run(self) -> None:
+        """Run the task to its end; never raises for what the task or the host did wrong."""
+        self._change(state="running", started=now())
+        state, error = "failed", None
+        try:
+            async with asyncio.timeout(self.task.spec.timeout):
+                await self._live()
+            state = "succeeded" if self.task.exit_code == 0 else "failed"
+        except TimeoutError:
+            state, error = "timed_out", _text(f"the task took longer than {self.task.spec.timeout:g} s", "--timeout")
+        except asyncio.CancelledError:
+            state = "cancelled" if self.cancelled else "lost"
+            error = None if self.cancelled else _text("the daemon was stopped while the task ran", "run it again")
+        except (TaskError, HostError) as failure:
+            error = _text(failure.message, failure.remedy)
+        except ImageError as failure:
+            error = _text(failure.message, failure.remedy)
+        except OSError as failure:
+            error = _text(f"the host failed: {failure}", "hutch doctor; df -h")
+        except Exception as failure:  # a fault of ours must not take the daemon, or the task's end, with it
+            _log.exception("task %s failed by a fault of the daemon", self.task.id)
+            error = _text(f"the daemon failed: {failure!r}", "please report this; its log has the details")
+        finally:
+            await self._finish(state, error)
+
+    async def abandon(self) -> None:
+        """End a task that never ran, or whose daemon died."""
+        if self.cancelled:
+            await self._finish("cancelled", None)
+        else:
+            await self._finish("lost", _text("the daemon ended before the task did", "run it again"))
+
+    async def _live(self) -> None:
+        spec, runtime = self.task.spec, self._runtime
+        base = await runtime.bases.get(spec.image)
+        async with contextlib.AsyncExitStack() as life:
+            found = await self._fetch() if spec.repo else None
+            self.context.prepare(base, found)
+            snapshot, hit = await self._snapshot(found)
+            if snapshot is not None:
+                life.enter_context(runtime.using(snapshot.layer))
+                self.context.add_layer(snapshot.layer)
+            writable = phases.new_writable(self.directory / "fs")
+            if found is not None:
+                await self.context.checkout(writable, found.commit, found.branch)
+                self._change(commit=found.commit)
+            if hit and spec.maintenance:
+                await self.context.script("maintenance", writable, spec.maintenance)
+            life.push_async_callback(self._record_result, found, writable)
+            code = await self.context.agent(writable)
+            self._change(exit_code=code)
+
+    async def _fetch(self) -> Source:
+        async with self._host_phase("fetch"):
+            found = await source.fetch(self._runtime.state, self.task.spec, self.journal.notice)
+        for text in found.notices:
+            self.journal.notice(text)
+        return found
+
+    async def _snapshot(self, found: Source | None) -> tuple[Snapshot | None, bool]:
+        """The snapshot to start from and whether it was there already; (None, False) without a setup script."""
+        spec, store = self.task.spec, self._runtime.store
+        if spec.setup is None:
+            return None, False
+        url = found.url if found else None
+        parts = cache.inputs(spec, self.context.base.image.digest, url)
+        key = cache.key(parts)
+        async with self._runtime.building(key):  # two tasks that miss together build once
+            snapshot = store.snapshot(key)
+            if snapshot is not None and self._runtime.layers.has_layer(snapshot.layer):
+                self._say_cache(True, key, cache.explain_hit(snapshot))
+                return snapshot, True
+            self._say_cache(False, key, cache.explain_miss(parts, store.latest_snapshot(url)))
+            return await build_snapshot(self._runtime, self.context, self.directory / "setup", found, parts), False
+
+    def _say_cache(self, hit: bool, key: str, reason: str) -> None:
+        self._change(cache={"hit": hit, "key": key, "reason": reason})
+        self.journal.notice(f"cache {'hit' if hit else 'miss'} ({key[:12]}): {reason}")
+
+    async def _record_result(self, found: Source | None, writable: Path) -> None:
+        """Commit and diff, whatever became of the agent's command: what it did until then is the user's."""
+        if found is None:
+            return
+        async with self._host_phase("result"):
+            request = {
+                "op": "result", "state": str(self._runtime.state), "mirror": found.mirror, "base": found.commit,
+                "upper": str(writable / "upper"), "workdir": found.workdir.lstrip("/"), "task": self.task.id,
+                "message": f"Hutch task {self.task.id}\n\n{' '.join(self.task.spec.command)}\n",
+            }  # fmt: skip
+            result = await jobs.run("rootfs.git_job", request, _RESULT_TIMEOUT)
+            diff = {name: result[name] for name in ("files", "insertions", "deletions")}
+            self._change(diff=diff, result={"mirror": found.mirror, "base": found.commit, "commit": result["commit"]})
+            if result["commit"]:
+                output = {"op": "diff", "mirror": found.mirror, "base": found.commit, "commit": result["commit"]}
+                output |= {"state": str(self._runtime.state), "output": str(self.directory / "diff.patch")}
+                await jobs.run("rootfs.git_job", output, _RESULT_TIMEOUT)
+        self._tell_skipped(result)
+
+    def _tell_skipped(self, result: Mapping[str, Any]) -> None:
+        for text in result.get("notices", ()):
+            self.journal.notice(text)
+        for entry in result.get("skipped", ())[:20]:
+            self.journal.notice(f"not in the diff: {entry['path']} ({entry['reason']})")
+
+    @contextlib.asynccontextmanager
+    async def _host_phase(self, name: str) -> AsyncIterator[None]:
+        """A phase that runs no sandbox."""
+        self.journal.phase_started(name)
+        started, code = time.monotonic(), 1
+        try:
+            yield
+            code = 0
+        finally:
+            self.context.ended(Phase(name, time.monotonic() - started, code))
+
+    def _change(self, **changes: Any) -> None:
+        self.task = self.task.changed(**changes)
+        self._runtime.store.update_task(self.task)
+
+    async def _finish(self, state: str, error: Mapping[str, str] | None) -> None:
+        """Write the end down, then remove what the task had on disk but its journal and diff."""
+        self.context.close()
+        changes = {
+            "state": state,
+            "error": error,
+            "ended": now(),
+            "phases": tuple(self.context.phases) or self.task.phases,
+        }
+        self._change(**changes, network=self.network.summary())
+        with contextlib.suppress(OSError):  # a full disk has no room for the last line; the store has it
+            self.journal.end(self.task.shown())
+        self.journal.close()
+        await asyncio.to_thread(phases.remove_writables, self.directory)
+
+
+def _text(message: str, remedy: str) -> dict[str, str]:
+    return {"message": message, "remedy": remedy}

@@ -1,0 +1,50 @@
+"""What all tasks of a daemon share: the state directory, the stores, the host's part. A value, not a place for logic."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rootfs.store import Store as LayerStore
+from sandbox.core.images import Bases
+from sandbox.core.store import Store
+from sandbox.host.cgroup import Limits
+from sandbox.host.sandbox import Sandboxes
+
+
+@dataclass
+class Runtime:
+    """The daemon's parts, and which layers and cache keys are in use right now."""
+
+    state: Path
+    store: Store
+    layers: LayerStore
+    bases: Bases
+    sandboxes: Sandboxes
+    default_limits: Limits
+    _used: Counter[str] = field(default_factory=Counter)
+    _building: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def using(self, layer: str) -> Iterator[None]:
+        """Keep a layer from being collected."""
+        self._used[layer] += 1
+        try:
+            yield
+        finally:
+            self._used[layer] -= 1
+
+    def layers_in_use(self) -> set[str]:
+        """Layers that running tasks stand on."""
+        return {layer for layer, count in self._used.items() if count > 0}
+
+    @contextlib.asynccontextmanager
+    async def building(self, key: str) -> AsyncIterator[None]:
+        """Hold the right to build the snapshot of `key`."""
+        lock = self._building.setdefault(key, asyncio.Lock())
+        async with lock:
+            yield

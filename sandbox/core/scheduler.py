@@ -1,0 +1,122 @@
+"""Runs tasks: a bounded queue, one slot per running task, and the way to cancel them. Knows nothing of what a task does.
+
+submit ─ stored as queued, 202 ─ waits for a slot ─ TaskRun.run ─ its end is stored
+cancel ─ the flag is set, the same driver unwinds
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from pathlib import Path
+from typing import Final
+
+from rootfs.tree import remove_tree
+from sandbox.core.errors import Busy, Conflict
+from sandbox.core.model import Task, TaskSpec
+from sandbox.core.run_task import TaskRun
+from sandbox.core.runtime import Runtime
+from sandbox.host import jobs
+from sandbox.host.errors import HostError
+
+_QUEUE: Final = 1000
+
+
+class Scheduler:
+    """The tasks of this daemon that have not ended."""
+
+    def __init__(self, runtime: Runtime, slots: int) -> None:
+        self._runtime = runtime
+        self._slots = asyncio.Semaphore(slots)
+        self._runs: dict[str, tuple[TaskRun, asyncio.Task[None]]] = {}
+        self._closing = False
+
+    def directory(self, identity: str) -> Path:
+        """Where a task's journal and diff are."""
+        return self._runtime.state / "tasks" / identity
+
+    def submit(self, spec: TaskSpec) -> Task:
+        """Accept a task. Raises Busy when the queue is full."""
+        if self._closing or len(self._runs) >= _QUEUE:
+            raise Busy("cannot take another task: the queue is full or the daemon is ending", "try again later")
+        task = Task(id=secrets.token_hex(6), spec=spec)
+        directory = self.directory(task.id)
+        directory.mkdir(mode=0o700, parents=True)
+        self._runtime.store.add_task(task)
+        run = TaskRun(self._runtime, task, directory)
+        driver = asyncio.get_running_loop().create_task(self._drive(run))
+        self._runs[task.id] = (run, driver)
+        return task
+
+    async def _drive(self, run: TaskRun) -> None:
+        try:
+            async with self._slots:
+                await run.run()
+        except asyncio.CancelledError:
+            if not run.journal.closed:
+                await run.abandon()
+        finally:
+            del self._runs[run.task.id]
+
+    def run_of(self, identity: str) -> TaskRun | None:
+        """The run of a task that has not ended."""
+        found = self._runs.get(identity)
+        return found[0] if found else None
+
+    def current(self, identity: str) -> Task:
+        """A task by an unambiguous prefix of its id. Raises NotFound."""
+        return self._runtime.store.task(identity)
+
+    def cancel(self, identity: str) -> Task:
+        """End a task; does nothing for one that has ended."""
+        task = self._runtime.store.task(identity)
+        found = self._runs.get(task.id)
+        if found is not None:
+            run, driver = found
+            if not run.cancelled:  # once: a second cancellation would interrupt the unwinding
+                run.cancelled = True
+                driver.cancel()
+        return task
+
+    async def remove(self, identity: str) -> None:
+        """Forget a task that has ended, and its files. Raises Conflict while it runs."""
+        task = self._runtime.store.task(identity)
+        if task.id in self._runs:
+            raise Conflict(f"task {task.id} is {task.state}", f"hutch task cancel {task.id}")
+        await self.discard(task)
+
+    async def discard(self, task: Task) -> int:
+        """Remove an ended task's files, result and row; returns the bytes freed."""
+        if task.result and task.result.get("commit"):
+            request = {
+                "op": "drop",
+                "state": str(self._runtime.state),
+                "mirror": task.result["mirror"],
+                "task": task.id,
+            }
+            with contextlib.suppress(HostError):  # a mirror that is gone has no result to drop
+                await jobs.run("rootfs.git_job", request, 60)
+        freed = 0
+        directory = self.directory(task.id)
+        if directory.exists():
+            freed = (await asyncio.to_thread(remove_tree, directory)).bytes
+        self._runtime.store.remove_task(task.id)
+        return freed
+
+    async def recover(self) -> None:
+        """At start: tasks of a daemon that died are marked as lost, their files removed."""
+        for task in self._runtime.store.active_tasks():
+            directory = self.directory(task.id)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run = TaskRun(self._runtime, task, directory)
+            await run.abandon()
+
+    async def close(self) -> None:
+        """End all tasks in order and wait for their last words."""
+        self._closing = True
+        drivers = [driver for _, driver in self._runs.values()]
+        for run, driver in self._runs.values():
+            if not run.cancelled:
+                driver.cancel()
+        await asyncio.gather(*drivers, return_exceptions=True)

@@ -1,0 +1,65 @@
+"""Where a task's files come from: the host's mirror of its repository, and the commit that its ref names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sandbox.core.environment import WORKSPACE
+from sandbox.core.model import TaskSpec
+from sandbox.host import jobs
+
+FETCH_TIMEOUT: Final = 3600.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A fetched repository and the commit to work on. `branch` is None when the ref is no branch; `refs` by full name."""
+
+    mirror: str
+    objects: Path
+    url: str
+    workdir: str
+    commit: str
+    branch: str | None
+    default_commit: str
+    default_branch: str
+    refs: Mapping[str, str]
+    notices: tuple[str, ...]
+
+
+async def fetch(state: Path, spec: TaskSpec, progress: Callable[[str], None]) -> Source:
+    """Fetch the task's repository into its mirror. Raises JobFailed in the words of the one who must act."""
+    request = {"op": "fetch", "state": str(state), "url": spec.repo, "ref": spec.ref}
+    result: dict[str, object] = {}
+    told = ""
+    async with contextlib.aclosing(jobs.lines("rootfs.git_job", request, FETCH_TIMEOUT)) as messages:
+        async for message in messages:
+            text = message.get("progress", "")
+            if text and text != told:
+                told = text
+                progress(text)
+            result = message.get("result", result)
+    return _parse(result)
+
+
+def _parse(found: Mapping[str, object]) -> Source:
+    text = {name: str(value) for name, value in found.items()}
+    refs, notices, branch = found["refs"], found["notices"], found["branch"]
+    assert isinstance(refs, dict)
+    assert isinstance(notices, list)
+    return Source(
+        mirror=text["mirror"],
+        objects=Path(text["objects"]),
+        url=text["origin_url"],
+        workdir=f"{WORKSPACE}/{text['name']}",
+        commit=text["commit"],
+        branch=str(branch) if branch else None,
+        default_commit=text["default_commit"],
+        default_branch=text["default_branch"],
+        refs=refs,
+        notices=tuple(notices),
+    )

@@ -1,0 +1,188 @@
+"""What the daemon remembers: tasks with their attempts and turns, and snapshots, in SQL through SQLAlchemy.
+
+One writer, the daemon. Every change is committed when the method returns. SQLite in WAL mode here; nothing depends on
+it, so that a fleet can put it on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from sandbox.core.errors import BadRequest, NotFound
+from sandbox.core.model import ACTIVE, Phase, Snapshot, Task, TaskSpec
+
+metadata = sa.MetaData()
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("created", sa.String(32), nullable=False, index=True),
+    sa.Column("started", sa.String(32)),
+    sa.Column("ended", sa.String(32)),
+    sa.Column("commit", sa.String(64)),
+    sa.Column("error", sa.JSON),
+    sa.Column("cache", sa.JSON),
+    sa.Column("network", sa.JSON, nullable=False),
+)
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("task", sa.ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+)
+turns = sa.Table(
+    "turns",
+    metadata,
+    sa.Column("task", sa.String(32), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("phases", sa.JSON, nullable=False),
+    sa.Column("diff", sa.JSON),
+    sa.Column("result", sa.JSON),
+    sa.ForeignKeyConstraint(["task", "attempt"], ["attempts.task", "attempts.number"], ondelete="CASCADE"),
+)
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(64), nullable=False, index=True),
+    sa.Column("image_digest", sa.String(80), nullable=False),
+    sa.Column("layer", sa.String(64), nullable=False),
+    sa.Column("repo", sa.Text),
+    sa.Column("commit", sa.String(64)),
+    sa.Column("inputs", sa.JSON, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+)
+_TASK_FIELDS = ("state", "created", "started", "ended", "commit", "error", "cache", "network")
+_TURN_FIELDS = ("exit_code", "diff", "result")
+
+
+class Store:
+    """The database at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = sa.create_engine(f"sqlite:///{path}")
+        sa.event.listen(self._engine, "connect", _configure_sqlite)
+        self._migrate()
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        with self._engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def add_task(self, task: Task) -> None:
+        """Store a new task with its first attempt and turn."""
+        with self._engine.begin() as db:
+            db.execute(tasks.insert().values(id=task.id, spec=task.spec.to_json(), **_fields(task, _TASK_FIELDS)))
+            db.execute(attempts.insert().values(task=task.id, number=1))
+            db.execute(turns.insert().values(task=task.id, attempt=1, number=1, **_turn(task)))
+
+    def update_task(self, task: Task) -> None:
+        """Store what has changed of a task."""
+        with self._engine.begin() as db:
+            db.execute(tasks.update().where(tasks.c.id == task.id).values(**_fields(task, _TASK_FIELDS)))
+            db.execute(turns.update().where(turns.c.task == task.id).values(**_turn(task)))
+
+    def task(self, prefix: str) -> Task:
+        """The task whose id begins with `prefix`. Raises NotFound, or BadRequest when there are several."""
+        found = self._tasks(tasks.c.id.startswith(prefix, autoescape=True), 2)
+        if not found:
+            raise NotFound(f"there is no task {prefix!r}", "hutch task ls shows what there is")
+        if len(found) > 1 and found[0].id != prefix:
+            raise BadRequest(f"the task id {prefix!r} is ambiguous", "give more of its letters")
+        return found[0]
+
+    def list_tasks(self, limit: int = 1000) -> list[Task]:
+        """All tasks, newest first."""
+        return self._tasks(sa.true(), limit)
+
+    def active_tasks(self) -> list[Task]:
+        """Tasks that are queued or running."""
+        return self._tasks(tasks.c.state.in_(ACTIVE), 100_000)
+
+    def tasks_ended_before(self, moment: str) -> list[Task]:
+        """Tasks that ended before an ISO 8601 time."""
+        return self._tasks(tasks.c.ended < moment, 100_000)
+
+    def remove_task(self, identity: str) -> None:
+        """Forget a task."""
+        with self._engine.begin() as db:
+            db.execute(tasks.delete().where(tasks.c.id == identity))
+
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """Store a snapshot."""
+        with self._engine.begin() as db:
+            db.execute(snapshots.insert().values(**asdict(snapshot)))
+
+    def snapshot(self, key: str) -> Snapshot | None:
+        """The newest snapshot of `key` that has not expired."""
+        live = sa.and_(snapshots.c.key == key, snapshots.c.expires > time.time())
+        return next(iter(self._snapshots(live)), None)
+
+    def latest_snapshot(self, repo: str | None) -> Snapshot | None:
+        """The newest snapshot of a repository, whatever its key; to explain a miss."""
+        return next(iter(self._snapshots(snapshots.c.repo == repo)), None)
+
+    def list_snapshots(self) -> list[Snapshot]:
+        """All snapshots, newest first."""
+        return self._snapshots(sa.true())
+
+    def remove_snapshot(self, identity: str) -> None:
+        """Forget a snapshot; its layer is garbage from then on."""
+        with self._engine.begin() as db:
+            db.execute(snapshots.delete().where(snapshots.c.id == identity))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._engine.dispose()
+
+    def _tasks(self, condition: sa.ColumnElement[bool], limit: int) -> list[Task]:
+        query = sa.select(tasks, turns).join(turns, turns.c.task == tasks.c.id).where(condition)
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(tasks.c.created.desc(), tasks.c.id).limit(limit)).mappings().all()
+        return [_to_task(row) for row in rows]
+
+    def _snapshots(self, condition: sa.ColumnElement[bool]) -> list[Snapshot]:
+        query = sa.select(snapshots).where(condition).order_by(snapshots.c.created.desc())
+        with self._engine.connect() as db:
+            return [Snapshot(**row) for row in db.execute(query).mappings()]
+
+
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _fields(task: Task, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(task, name) for name in names}
+
+
+def _turn(task: Task) -> dict[str, Any]:
+    return {"phases": [asdict(phase) for phase in task.phases], **_fields(task, _TURN_FIELDS)}
+
+
+def _to_task(row: Any) -> Task:
+    return Task(
+        id=row[tasks.c.id],
+        spec=TaskSpec.from_json(row[tasks.c.spec]),
+        phases=tuple(Phase(**phase) for phase in row[turns.c.phases]),
+        **{name: row[tasks.c[name]] for name in _TASK_FIELDS},
+        **{name: row[turns.c[name]] for name in _TURN_FIELDS},
+    )

@@ -1,0 +1,92 @@
+"""Runs the jobs of rootfs/ as processes of their own: what they parse was written by strangers, so it never is parsed here.
+
+One JSON request in, JSON lines out; the job is killed when the caller stops listening, or when its time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final
+
+from sandbox.host.errors import HostError
+
+_MAX_LINE: Final = 16 << 20
+_STDERR_TAIL: Final = 2000
+_GRACE: Final = 5.0
+
+
+class JobFailed(HostError):
+    """The job said why it failed."""
+
+
+async def lines(module: str, request: Mapping[str, Any], timeout: float) -> AsyncGenerator[dict[str, Any]]:
+    """Run `python -m module` with `request`; yield its lines as they come, the last one with `result`.
+
+    Raises JobFailed with the job's own words, or when it takes longer than `timeout` seconds.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-m", module,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        limit=_MAX_LINE, start_new_session=True, cwd="/", env=_environment(),
+    )  # fmt: skip
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    errors = asyncio.create_task(process.stderr.read())
+    try:
+        async with asyncio.timeout(timeout):
+            process.stdin.write(json.dumps(request).encode())
+            process.stdin.close()
+            async for line in process.stdout:
+                message = json.loads(line)
+                if "error" in message:
+                    raise JobFailed(message["error"]["message"], message["error"].get("remedy", ""))
+                yield message
+                if "result" in message:
+                    return
+        tail = (await errors)[-_STDERR_TAIL:].decode(errors="replace").strip()
+        raise JobFailed(f"the job {module} ended without a result: {tail or 'it was killed'}", "try again")
+    except TimeoutError as error:
+        raise JobFailed(
+            f"the job {module} took longer than {timeout:.0f} s", "try again, or with less to do"
+        ) from error
+    finally:
+        await _end(process)
+        errors.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await errors
+
+
+async def run(module: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Run a job to its end; returns its result."""
+    result: dict[str, Any] = {}
+    async with contextlib.aclosing(lines(module, request, timeout)) as messages:
+        async for message in messages:
+            result = message.get("result", result)
+    return result
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM first: a job removes what it has begun. Its process group, so that its children end as well."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE if number == signal.SIGTERM else 30):
+                # A job that has given its result is ending by itself; the signal then finds nobody.
+                if number == signal.SIGKILL or not process.stdout or not process.stdout.at_eof():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, number)
+                await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """What jobs need of the daemon's environment: paths, trust, and the user's git identity and ssh agent."""
+    names = ("PATH", "HOME", "LANG", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"} | {name: os.environ[name] for name in names if name in os.environ}
