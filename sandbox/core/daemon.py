@@ -63,6 +63,7 @@ def serve(
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or SIGINT. Raises TaskError or HostError when it can't start."""
     logging.basicConfig(level=logging.INFO, format="hutch: %(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = Settings(state, socket, tuple(private_names or ()), max_tasks, hosts)
     uvloop.run(_serve(settings))
 

@@ -37,7 +37,7 @@ tasks = sa.Table(
 attempts = sa.Table(
     "attempts",
     metadata,
-    sa.Column("task", sa.ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("task", sa.String(32), sa.ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
 )
 turns = sa.Table(

@@ -26,7 +26,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "attempts",
-        sa.Column("task", sa.ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("task", sa.String(32), sa.ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("number", sa.Integer, primary_key=True),
     )
     op.create_table(
