@@ -112,9 +112,8 @@ def _nft_trial() -> Check:
     rules = Path(__file__).with_name("gateway.nft").read_text().format(tcp=1, dns=2)
     options = "CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_CONNLIMIT, CONFIG_NFT_REDIR and CONFIG_NFT_REJECT_INET"
     remedy = f"modprobe nf_tables, or boot a kernel with {options}"
-    return _attempt(
-        "nftables rules", ["unshare", "--net", "nft", "-f", "-"], remedy, "redirect and reject work", _REDIRECT
-    )
+    command = ["unshare", "--net", "nft", "-f", "-"]
+    return _attempt("nftables rules", command, remedy, "the gateway's rules can be loaded", rules)
 
 
 def _veth_trial() -> Check:

@@ -31,6 +31,12 @@ class Process:
     name: str
     state: str
     mnt: str
+    cgroup: str
+
+    @property
+    def in_hutch(self) -> bool:
+        """Whether it is in a group that Hutch made."""
+        return "/hutch" in self.cgroup
 
 
 def look(daemon: int | None = None) -> Kinds:
@@ -51,9 +57,10 @@ def look(daemon: int | None = None) -> Kinds:
         "nft rule": dict.fromkeys(_nft(), ""),
         "sysctl": {f"{name}={_text(Path('/proc/sys') / name).strip()}": "" for name in _SYSCTLS},
         "mount": dict(_mounts()),
-        "cgroup": dict.fromkeys(_cgroups(daemon is not None), ""),
+        # A running daemon's pool makes and removes groups at any time; what stays in one shows as a process.
+        "cgroup": {} if daemon else dict.fromkeys(_cgroups(), ""),
         "fd": dict(_fds()),
-        "file": {str(path): "" for top in ("/tmp", "/run") for path in Path(top).glob("hutch*")},
+        "file": {str(path): "" for path in Path("/run").glob("hutch*")},
     }
 
 
@@ -63,7 +70,7 @@ def difference(before: Kinds, after: Kinds) -> list[str]:
         f"{kind} {identity} {text}".rstrip()
         for kind, things in after.items()
         for identity, text in things.items()
-        if identity not in before[kind]
+        if identity not in before[kind] and not (kind == "cgroup" and _instance(identity) in before[kind])
     ]
 
 
@@ -89,22 +96,31 @@ def _processes() -> dict[int, Process]:
             mnt = ""
             with suppress(OSError):
                 mnt = str(Path(f"/proc/{entry}/ns/mnt").readlink())
-            found[int(entry)] = Process(int(entry), int(rest[1]), int(rest[19]), name, rest[0], mnt)
+            cgroup = _text(Path(f"/proc/{entry}/cgroup"))
+            found[int(entry)] = Process(int(entry), int(rest[1]), int(rest[19]), name, rest[0], mnt, cgroup)
     return found
 
 
 def _ours(processes: dict[int, Process]) -> list[Process]:
-    """Descendants of this process, and orphans: who lost its parent may have been ours."""
-    me = os.getpid()
+    """Descendants of this process, and orphans that started in its cgroup or are in one of Hutch's."""
+    me = processes[os.getpid()]
 
     def is_ours(process: Process) -> bool:
-        seen = 0
-        while process.parent in processes and process.parent not in (1, me) and seen < 1000:
-            process, seen = processes[process.parent], seen + 1
-        return process.parent in (1, me) and process.pid != me
+        in_hutch = process.in_hutch
+        for _ in range(1000):
+            if process.parent == me.pid:
+                return True
+            if process.parent not in processes or process.parent == 1:
+                return process.cgroup == me.cgroup or (in_hutch and process.in_hutch)
+            process = processes[process.parent]
+        return False
 
-    # Kernel threads are children of 2, and 2 has no parent.
-    return [process for process in processes.values() if is_ours(process)]
+    ancestors, pid = {me.pid}, me.parent
+    while pid in processes:
+        ancestors.add(pid)
+        pid = processes[pid].parent
+    # What started this process, and what else that started, isn't ours.
+    return [p for p in processes.values() if p.pid not in ancestors and is_ours(p)]
 
 
 def _infrastructure(processes: dict[int, Process], daemon: int | None) -> set[int]:
@@ -146,14 +162,19 @@ def _mounts() -> Iterator[tuple[str, str]]:
         yield f"{fields[0]} {fields[4]}", about
 
 
-def _cgroups(daemon_runs: bool) -> Iterator[str]:
-    """Groups below a `hutch` group. While a daemon runs, its parent groups (two levels) are its own."""
+def _cgroups() -> Iterator[str]:
+    """Groups that Hutch made, whoever's they are."""
     for top, directories, _ in os.walk("/sys/fs/cgroup"):
-        parts = Path(top).parts
-        depth = next((len(parts) - i for i, part in enumerate(parts) if part.startswith("hutch")), 0)
-        if depth > (2 if daemon_runs else 0):
+        if any(part.startswith("hutch") and not part.endswith(".service") for part in Path(top).parts):
             yield top
         directories.sort()
+
+
+def _instance(group: str) -> str:
+    """The part of a group's path that stands for one daemon: another one, running beside the tests, may make groups."""
+    parts = Path(group).parts
+    first = next(i for i, part in enumerate(parts) if part.startswith("hutch") and not part.endswith(".service"))
+    return str(Path(*parts[: first + (2 if parts[first] == "hutch" else 1)]))
 
 
 def _fds() -> Iterator[tuple[str, str]]:
