@@ -6,6 +6,7 @@ Must not know what a job does.
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ def run_job(job: Callable[[Mapping[str, Any], Progress], Mapping[str, Any]]) -> 
         return _fail(str(error), 1)
     except KeyError as error:
         return _fail(f"cannot start the job: its request has no {error}; add it", 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         return _fail(f"the job failed: {type(error).__name__}: {error}", 1)
     return 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rootfs.errors import ImageError, shown
 from rootfs.store import Store
-from rootfs.tree import tree_digest
+from rootfs.tree import measure_tree
 from rootfs.write_layer import REAL_DIRECTORIES
 
 _EPOCH = 0
@@ -61,7 +61,7 @@ def make_system_layer(store: Store, files: Mapping[str, Content]) -> str:
                 os.utime(f"{directory}/{name}", (_EPOCH, _EPOCH), follow_symlinks=False)
             os.utime(directory, (_EPOCH, _EPOCH))
         tree.chmod(0o755)
-        layer = tree_digest(tree)
+        layer = measure_tree(tree).digest
         store.commit_layer(tree, layer)
     return layer
 

@@ -86,30 +86,45 @@ def _replace(old: int, new: int) -> int:
     return new
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A tree in two words: sha256 of names, types, modes, owners, link targets, attributes and contents (not times), and bytes."""
+
+    digest: str
+    bytes: int
+
+
 def tree_size(path: Path) -> int:
     """Sum of the sizes of the regular files below `path`, each inode once."""
-    seen: set[int] = set()
-    total = 0
+    sizes = _Sizes()
     with _opened(path) as top:
         for found in walk(top):
-            if not stat.S_ISREG(found.info.st_mode):
-                continue
-            if found.info.st_nlink > 1:
-                if found.info.st_ino in seen:
-                    continue
-                seen.add(found.info.st_ino)
-            total += found.info.st_size
-    return total
+            sizes.add(found.info)
+    return sizes.total
 
 
-def tree_digest(path: Path) -> str:
-    """sha256 (64 hex digits) of names, types, modes, owners, link targets, attributes and contents. Times don't count."""
-    digest = hashlib.sha256()
+def measure_tree(path: Path) -> Measured:
+    """Read the whole tree. Two trees with the same digest differ in nothing but times."""
+    digest, sizes = hashlib.sha256(), _Sizes()
     with _opened(path) as top:
         digest.update(_describe(Found(top, ".", ".", os.fstat(top))))
         for found in walk(top):
+            sizes.add(found.info)
             digest.update(_describe(found))
-    return digest.hexdigest()
+    return Measured(digest.hexdigest(), sizes.total)
+
+
+class _Sizes:
+    def __init__(self) -> None:
+        self.total = 0
+        self._seen: set[int] = set()
+
+    def add(self, info: os.stat_result) -> None:
+        if not stat.S_ISREG(info.st_mode) or info.st_ino in self._seen:
+            return
+        if info.st_nlink > 1:
+            self._seen.add(info.st_ino)
+        self.total += info.st_size
 
 
 def _describe(found: Found) -> bytes:
@@ -154,7 +169,10 @@ def remove_tree(path: Path) -> Removed:
     holds the tree cannot swap a link into the way (everything goes by descriptor and O_NOFOLLOW), and a
     mount point makes the rename fail instead of letting us delete what is mounted there.
     """
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Removed(0, 0)
     try:
         return _remove_at(parent, path.name)
     except OSError as error:

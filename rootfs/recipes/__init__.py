@@ -1,0 +1,1 @@
+"""Recipes of images, as data: one TOML file each. Must not contain code."""
