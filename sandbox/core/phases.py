@@ -59,6 +59,11 @@ class PhaseContext:
         self._layers.append(self._runtime.layers.layer_path(layer))
 
     @property
+    def layers_top_first(self) -> list[Path]:
+        """The read-only layers below the task's own directory."""
+        return list(reversed(self._layers))
+
+    @property
     def env(self) -> dict[str, str]:
         """The variables of setup, maintenance and agent."""
         return environment.variables(self.base.image.config.env, trust.trust_env(), self._task.spec.env)

@@ -135,6 +135,7 @@ class TaskRun:
             request = {
                 "op": "result", "state": str(self._runtime.state), "mirror": found.mirror, "base": found.commit,
                 "upper": str(writable / "upper"), "workdir": found.workdir.lstrip("/"), "task": self.task.id,
+                "lower": [str(layer) for layer in self.context.layers_top_first],
                 "message": f"Hutch task {self.task.id}\n\n{' '.join(self.task.spec.command)}\n",
             }  # fmt: skip
             result = await jobs.run("rootfs.git_job", request, _RESULT_TIMEOUT)
