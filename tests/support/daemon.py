@@ -30,6 +30,7 @@ class Daemon:
 
     state: Path
     environment: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="hutch-test-")))
     process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +57,7 @@ class Daemon:
         """Start it and wait until it answers."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [HUTCH, "serve", "--state", str(self.state), "--socket", str(self.socket)],
+                [HUTCH, "serve", "--state", str(self.state), "--socket", str(self.socket), *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

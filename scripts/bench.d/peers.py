@@ -1,0 +1,96 @@
+"""Sets up the systems that can run on this host, and says why the others can't. Everything is taken down at the end.
+
+Must not change the host: docker's daemon runs in network and mount namespaces of its own, podman's store lies in a
+temporary directory, and nothing is installed here (scripts/bench --install-peers does that).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from systems import LIMIT, Bwrap, Engine, Runc, System
+
+IMPORT_SECONDS = 600.0
+START_SECONDS = 30.0
+
+
+def set_up(stack: ExitStack, tree: Path, directory: Path) -> tuple[list[System], list[str]]:
+    """The peers that work, each tried once, and a line for each that doesn't; `tree` is the root file system for all."""
+    systems: list[System] = []
+    skipped: list[str] = []
+
+    def add(program: str, make: object) -> None:
+        if shutil.which(program, path="/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") is None:
+            skipped.append(f"{program}: not installed (scripts/bench --install-peers)")
+            return
+        try:
+            found = make() if callable(make) else []
+            for system in found:
+                system.start()
+            systems.extend(found)
+        except (OSError, RuntimeError, ValueError, IndexError, subprocess.SubprocessError) as error:
+            skipped.append(f"{program}: does not run here: {' '.join(str(error).split())[-300:]}")
+
+    add("bwrap", lambda: [Bwrap(tree)])
+    add("runc", lambda: [Runc(tree, directory / "runc")])
+    archive = stack.enter_context(archived(tree, directory)) if any(map(shutil.which, ("podman", "dockerd"))) else None
+    add("podman", lambda: podman(archive, directory))
+    add("dockerd", lambda: docker(stack, archive, directory))
+    return systems, skipped
+
+
+@contextmanager
+def archived(tree: Path, directory: Path) -> Iterator[Path]:
+    """The tree as a tar file, from which podman and docker import it."""
+    path = directory / "tree.tar"
+    subprocess.run(["tar", "-C", str(tree), "-cf", str(path), "."], check=True, timeout=IMPORT_SECONDS)
+    yield path
+    path.unlink()
+
+
+def podman(archive: Path | None, directory: Path) -> list[System]:
+    """Podman with a store of its own."""
+    places = ["--root", str(directory / "podman"), "--runroot", str(directory / "podman-run")]
+    engine = ["podman", *places, "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+    subprocess.run([*engine, "import", str(archive), "bench"], check=True, capture_output=True, timeout=IMPORT_SECONDS)
+    return [Engine("podman none", "overlay, cgroup, seccomp; no network", engine, ["--network", "none"], "bench")]
+
+
+def docker(stack: ExitStack, archive: Path | None, directory: Path) -> list[System]:
+    """Docker with a daemon of its own, in its own network namespace, so that its bridge and rules aren't the host's."""
+    socket = f"unix://{directory}/docker.sock"
+    places = ["--data-root", f"{directory}/docker", "--exec-root", f"{directory}/docker-run"]
+    # `ip link set lo up` first: docker's proxy listens there. `exec`, so that the pid is the daemon's.
+    script = 'ip link set lo up; exec dockerd "$@"'
+    command = ["unshare", "--net", "--mount", "sh", "-c", script, "dockerd", *places]
+    log = stack.enter_context((directory / "docker.log").open("wb"))
+    daemon = subprocess.Popen(
+        [*command, "--pidfile", f"{directory}/docker.pid", "--host", socket], stdout=log, stderr=log
+    )
+    stack.callback(end, daemon)
+    engine = ["docker", "--host", socket]
+    deadline = time.monotonic() + START_SECONDS
+    while subprocess.run([*engine, "version"], capture_output=True, timeout=LIMIT, check=False).returncode != 0:
+        if daemon.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError((directory / "docker.log").read_text(errors="replace")[-300:])
+        time.sleep(0.2)
+    subprocess.run([*engine, "import", str(archive), "bench"], check=True, capture_output=True, timeout=IMPORT_SECONDS)
+    return [
+        Engine("docker", "overlay, cgroup, seccomp, bridge network", engine, [], "bench"),
+        Engine("docker none", "the same without network", engine, ["--network", "none"], "bench"),
+    ]
+
+
+def end(daemon: subprocess.Popen[bytes]) -> None:
+    """Stop docker's daemon, in order where it can."""
+    daemon.terminate()
+    try:
+        daemon.wait(30)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait(30)
