@@ -6,6 +6,7 @@ It must not import a command's module by itself, not even for `hutch --help`: th
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import click
@@ -87,8 +88,16 @@ def hutch(ctx: click.Context, socket: str | None) -> None:
 
 def run_click(arguments: list[str]) -> int:
     """Run one command line through click and return its exit code; its usage errors become one sentence."""
+    if instruction := os.environ.get("_HUTCH_COMPLETE"):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(hutch, {}, "hutch", "_HUTCH_COMPLETE", instruction)
     try:
-        code: Any = hutch.main(arguments, prog_name="hutch", standalone_mode=False)
+        # Not hutch.main(): that exits by itself when nobody reads our output any more.
+        with hutch.make_context("hutch", list(arguments)) as context:
+            code: Any = hutch.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except click.Abort:
         return EXIT_INTERRUPTED
     except click.UsageError as error:

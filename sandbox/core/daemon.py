@@ -39,7 +39,7 @@ from sandbox.host.errors import HostError
 from sandbox.host.leases import Leases
 from sandbox.host.network import Gateway
 from sandbox.host.sandbox import Sandboxes
-from sandbox.host.spawner import Spawner
+from sandbox.host.spawner import Spawners
 
 _log = logging.getLogger("hutch")
 _INIT: Final = ("/usr/bin/catatonit", "/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit")
@@ -119,16 +119,16 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
     await asyncio.to_thread(cgroups.sweep, set())
     ids = identity.claim_block()
     stack.callback(ids.release)
-    spawner = Spawner(lambda: _log.error("the spawner has died; new sandboxes wait for a restart of the daemon"))
-    stack.push_async_callback(spawner.end)
-    gateway = await Gateway.open(spawner)
+    spawners = Spawners()
+    stack.push_async_callback(spawners.end)
+    gateway = await Gateway.open(spawners.current())
     stack.push_async_callback(gateway.close)
     ca_pem = _certificate_authority(state)
     config = egress.FilterConfig(ca_pem, ids.filter_uid, settings.private_names, settings.hosts)
     filter_process = egress.Filter(config, gateway.tcp, gateway.dns)
     stack.push_async_callback(filter_process.close)
     await filter_process.start()
-    leases = Leases(lambda: spawner, gateway, cgroups, ids)
+    leases = Leases(spawners.current, gateway, cgroups, ids)
     stack.push_async_callback(leases.close)
     leases.refill()
     programs = tuple(_memory_file("seccomp", program) for program in (seccomp.allow_list(), seccomp.by_argument()))

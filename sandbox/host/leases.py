@@ -128,5 +128,5 @@ class Leases:
             self._refill.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._refill
-        while self._ready:
-            await self.release(self._ready.popleft())
+        ready, self._ready = self._ready, deque()
+        await asyncio.gather(*(self.release(lease) for lease in ready))

@@ -218,6 +218,29 @@ class Spawner(Channel):
             await asyncio.to_thread(self.process.wait, 15)
 
 
+class Spawners:
+    """The spawner that is alive: another is started when one has died. Keepers and sandboxes don't notice."""
+
+    def __init__(self) -> None:
+        self._spawner: Spawner | None = None
+        self._dead: list[Spawner] = []
+
+    def current(self) -> Spawner:
+        """A spawner to ask for namespaces."""
+        if self._spawner is not None and not self._spawner.alive:
+            self._dead.append(self._spawner)
+            self._spawner = None
+        if self._spawner is None:
+            self._spawner = Spawner()
+        return self._spawner
+
+    async def end(self) -> None:
+        """End it, and collect those that died."""
+        for spawner in (*self._dead, self._spawner):
+            if spawner is not None:
+                await spawner.end()
+
+
 def _explain(plan: StartPlan | JoinPlan, failure: bytes) -> SandboxFailed:
     try:
         told = json.loads(failure)
