@@ -24,9 +24,10 @@ from sandbox.core.model import Phase, Task
 from sandbox.core.network_record import NetworkRecord
 from sandbox.core.runtime import Runtime
 from sandbox.core.source import Source
-from sandbox.host.cgroup import Limits
+from sandbox.host.cgroup import CgroupError, Limits
 from sandbox.host.sandbox import Sandbox, SandboxSpec
 
+_KILLED: Final = 137  # the exit code of a phase that had to be killed, as shells tell it
 _GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL for a phase that must end
 _CHECKOUT: Final = Path(rootfs.__file__).with_name("checkout.sh")
 _OFF: Final = {"access": "off", "allow": []}
@@ -122,7 +123,7 @@ class PhaseContext:
         policy: Mapping[str, object], files: Mapping[str, bytes],
     ) -> int:  # fmt: skip
         self._journal.phase_started(name)
-        started, code = time.monotonic(), 1
+        started, code = time.monotonic(), _KILLED
         spec = SandboxSpec(
             id=f"{self._task.id}-{len(self.phases)}",
             layers=tuple(self._layers),
@@ -143,6 +144,7 @@ class PhaseContext:
             async with self._runtime.sandboxes.open(spec, keep, self._network.add) as sandbox:
                 self.sandbox = sandbox
                 code = await self._wait(sandbox)
+                self._tell_limits(name, sandbox)
         finally:
             self.sandbox = None
             self.ended(Phase(name, time.monotonic() - started, code))
@@ -158,6 +160,17 @@ class PhaseContext:
                 async with asyncio.timeout(_GRACE):
                     await sandbox.wait()
             raise
+
+    def _tell_limits(self, phase: str, sandbox: Sandbox) -> None:
+        """Name the limit that a phase ran into: its exit code alone says nothing."""
+        with contextlib.suppress(CgroupError, OSError):
+            stats, limits = sandbox.lease.group.stats(), self._limits()
+            if stats.oom_kills:
+                self._journal.notice(
+                    f"{phase}: the memory limit of {limits.memory >> 20} MiB was reached; --memory raises it"
+                )
+            if stats.pids_refused:
+                self._journal.notice(f"{phase}: the limit of {limits.pids} processes was reached; --pids raises it")
 
     def _limits(self) -> Limits:
         return self._task.spec.limits or self._runtime.default_limits

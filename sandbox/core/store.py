@@ -68,12 +68,25 @@ snapshots = sa.Table(
 _TASK_FIELDS = ("state", "created", "started", "ended", "commit", "error", "cache", "network")
 _TURN_FIELDS = ("exit_code", "diff", "result")
 
+# Built once: these run while a sandbox's start waits for them.
+_INSERT_TASK = tasks.insert()
+_INSERT_ATTEMPT = attempts.insert()
+_INSERT_TURN = turns.insert()
+_UPDATE_TASK = (
+    tasks.update().where(tasks.c.id == sa.bindparam("_id")).values({name: sa.bindparam(name) for name in _TASK_FIELDS})
+)
+_UPDATE_TURN = (
+    turns.update()
+    .where(turns.c.task == sa.bindparam("_id"))
+    .values({name: sa.bindparam(name) for name in ("phases", *_TURN_FIELDS)})
+)
+
 
 class Store:
     """The database at `path`."""
 
     def __init__(self, path: Path) -> None:
-        self._engine = sa.create_engine(f"sqlite:///{path}")
+        self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.pool.SingletonThreadPool)
         sa.event.listen(self._engine, "connect", _configure_sqlite)
         self._migrate()
 
@@ -87,15 +100,15 @@ class Store:
     def add_task(self, task: Task) -> None:
         """Store a new task with its first attempt and turn."""
         with self._engine.begin() as db:
-            db.execute(tasks.insert().values(id=task.id, spec=task.spec.to_json(), **_fields(task, _TASK_FIELDS)))
-            db.execute(attempts.insert().values(task=task.id, number=1))
-            db.execute(turns.insert().values(task=task.id, attempt=1, number=1, **_turn(task)))
+            db.execute(_INSERT_TASK, {"id": task.id, "spec": task.spec.to_json(), **_fields(task, _TASK_FIELDS)})
+            db.execute(_INSERT_ATTEMPT, {"task": task.id, "number": 1})
+            db.execute(_INSERT_TURN, {"task": task.id, "attempt": 1, "number": 1, **_turn(task)})
 
     def update_task(self, task: Task) -> None:
         """Store what has changed of a task."""
         with self._engine.begin() as db:
-            db.execute(tasks.update().where(tasks.c.id == task.id).values(**_fields(task, _TASK_FIELDS)))
-            db.execute(turns.update().where(turns.c.task == task.id).values(**_turn(task)))
+            db.execute(_UPDATE_TASK, {"_id": task.id, **_fields(task, _TASK_FIELDS)})
+            db.execute(_UPDATE_TURN, {"_id": task.id, **_turn(task)})
 
     def task(self, prefix: str) -> Task:
         """The task whose id begins with `prefix`. Raises NotFound, or BadRequest when there are several."""
