@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -66,6 +67,16 @@ def serve(
     # Only what was given is passed on: the daemon knows its own defaults.
     given = {"private_names": list(private_names), "max_tasks": max_tasks, "hosts": hosts and hosts.absolute()}
     options = {name: value for name, value in given.items() if value}
-    from sandbox.core import daemon
+    _run(state.absolute(), chosen, options)
 
-    daemon.serve(state.absolute(), chosen, **options)
+
+def _run(state: Path, socket: Path, options: dict[str, Any]) -> None:
+    from rootfs.errors import ImageError
+    from sandbox.core import daemon
+    from sandbox.core.errors import TaskError
+    from sandbox.host.errors import HostError
+
+    try:
+        daemon.serve(state, socket, **options)
+    except (TaskError, HostError, ImageError) as error:
+        raise HutchError(error.message, error.remedy) from error

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 
 from sandbox.client import Client, DaemonUnreachable
 
-LIMIT = 60.0
+LIMIT = 30.0
 HUTCH = [sys.executable, "-c", "from sandbox.cli.main import main; main()"]
 
 
@@ -28,6 +28,7 @@ class Server:
 
     socket: str
     directory: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def client(self) -> Client:
@@ -48,7 +49,25 @@ class Server:
         """Start one command line and leave it running."""
         pipe = subprocess.PIPE
         options = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "env": self.environ(), **options}
-        return subprocess.Popen([*HUTCH, *arguments], **options)
+        self.started.append(subprocess.Popen([*HUTCH, *arguments], **options))
+        return self.started[-1]
+
+    def end_started(self) -> None:
+        """End what a failed test left running, and close its pipes."""
+        for process in self.started:
+            process.kill()
+            process.wait(LIMIT)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe and not pipe.closed:
+                    pipe.close()
+        self.started.clear()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "server" in request.fixturenames:
+        request.getfixturevalue("server").end_started()
 
 
 @pytest.fixture(scope="session")

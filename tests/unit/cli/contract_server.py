@@ -1,7 +1,7 @@
 """A stand-in for the daemon that speaks its API over a Unix socket: real HTTP, real processes and terminals, no sandbox.
 
 For the command line's tests only. It runs what it is told as itself, in a temporary directory, so never start it for more.
-Started as `python contract_server.py SOCKET DIRECTORY`; a request's X header or a magic word in a command asks for trouble.
+Started as `python contract_server.py SOCKET DIRECTORY`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 app = FastAPI()
 root = Path(sys.argv[2]) if len(sys.argv) > 2 else Path("/nonexistent")
@@ -34,7 +35,6 @@ tasks: dict[str, Running] = {}
 images: dict[str, dict[str, Any]] = {}
 execs: dict[str, asyncio.subprocess.Process] = {}
 masters: dict[str, int] = {}
-windows: dict[str, list[tuple[int, int]]] = {}
 
 
 class Refusal(Exception):
@@ -90,7 +90,13 @@ class Running:
         env = {"PATH": os.environ["PATH"], **self.spec.get("env", {})}
         pipe = asyncio.subprocess.PIPE
         self.process = await asyncio.create_subprocess_exec(
-            *argv, cwd=self.directory, env=env, stdout=pipe, stderr=pipe, stdin=asyncio.subprocess.DEVNULL
+            *argv,
+            cwd=self.directory,
+            env=env,
+            stdout=pipe,
+            stderr=pipe,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
         )
 
         async def copy(stream: str, reader: Any) -> None:
@@ -122,7 +128,7 @@ class Running:
             code = await asyncio.wait_for(self.phase("agent", self.spec["command"]), timeout)
         except TimeoutError:
             assert self.process
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             await self.end("timed_out", error={"message": f"no end after {timeout} s", "remedy": "raise --timeout"})
             return
         if self.cancelled:
@@ -195,7 +201,7 @@ async def cancel(task: str) -> Any:
     found = find(task)
     found.cancelled = True
     if found.process and found.process.returncode is None:
-        found.process.terminate()
+        os.killpg(found.process.pid, signal.SIGTERM)
     return found.record
 
 
@@ -266,8 +272,6 @@ async def _exec_on_pipes(exec_id: str, argv: list[str], spec: dict[str, Any], cw
     finally:
         copying.cancel()
         _kill(process)
-        (root / "ended").mkdir(exist_ok=True)
-        (root / "ended" / exec_id).touch()
 
 
 async def _exec_on_terminal(exec_id: str, argv: list[str], spec: dict[str, Any], cwd: Path) -> AsyncIterator[bytes]:
@@ -317,15 +321,15 @@ def _exec(exec_id: str) -> asyncio.subprocess.Process:
 @app.post("/execs/{exec_id}/stdin")
 async def stdin(exec_id: str, request: Request) -> Response:
     process = _exec(exec_id)
-    async for data in request.stream():
-        if exec_id in masters:
-            os.write(masters[exec_id], data)
-        elif process.stdin and data:
-            try:
+    try:
+        async for data in request.stream():
+            if exec_id in masters:
+                os.write(masters[exec_id], data)
+            elif process.stdin and data:
                 process.stdin.write(data)
                 await process.stdin.drain()
-            except (BrokenPipeError, ConnectionResetError) as error:
-                raise Refusal(409, "the command reads no more input") from error
+    except (OSError, ClientDisconnect) as error:
+        raise Refusal(409, "the command reads no more input") from error
     if process.stdin:
         process.stdin.close()
     return Response(status_code=204)
@@ -409,3 +413,6 @@ async def gc() -> Any:
 
 if __name__ == "__main__":
     uvicorn.run(app, uds=sys.argv[1], log_level="warning", timeout_graceful_shutdown=1)
+    for left in tasks.values():
+        if left.process and left.process.returncode is None:
+            os.killpg(left.process.pid, signal.SIGKILL)

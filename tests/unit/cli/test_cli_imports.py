@@ -50,7 +50,7 @@ def imported(*arguments: str) -> list[str]:
     program = PROBE.format(arguments=list(arguments))
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={"HUTCH_SOCKET": "/nonexistent/hutch.sock"},
+        env={"HUTCH_SOCKET": "/dev/null/hutch.sock"},
         capture_output=True,
         timeout=LIMIT,
         check=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -35,8 +36,9 @@ class OneAnswer:
             connection.settimeout(LIMIT)
             while b"\r\n\r\n" not in self.request:
                 self.request += connection.recv(65536)
-            for at in range(0, len(self._answer), 7):  # in small pieces: boundaries must not matter
-                connection.sendall(self._answer[at : at + 7])
+            with contextlib.suppress(BrokenPipeError):  # a client that has seen enough
+                for at in range(0, len(self._answer), 7):  # in small pieces: boundaries must not matter
+                    connection.sendall(self._answer[at : at + 7])
 
     def close(self) -> None:
         self._thread.join(LIMIT)
@@ -185,7 +187,7 @@ def test_names_stay_one_segment(name: str, quoted: str) -> None:
 @pytest.mark.parametrize("name", ["", ".", ".."])
 def test_names_that_would_be_another_path_are_refused(name: str) -> None:
     with pytest.raises(HutchError, match="is not a name"):
-        Client("/nonexistent").task(name)
+        Client("/dev/null").task(name)
 
 
 def test_headers_can_not_be_broken_out_of(answering: Answering) -> None:
