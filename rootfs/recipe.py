@@ -4,6 +4,7 @@ Must not run anything: decisions only, for build_job.py to carry out.
 """
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Recipe:
     packages: tuple[str, ...]
     exclude: tuple[str, ...]
     include: tuple[str, ...]
+    commands: tuple[str, ...]
     remove: tuple[str, ...]
     directories: Mapping[str, int]
     files: Mapping[str, str]
@@ -48,6 +50,7 @@ def load_recipe(name: str) -> Recipe:
         packages=tuple(value["packages"]),
         exclude=tuple(value["exclude"]),
         include=tuple(value["include"]),
+        commands=tuple(value.get("commands", ())),
         remove=tuple(value["remove"]),
         directories=value["directories"],
         files=value["files"],
@@ -99,6 +102,8 @@ def command(recipe: Recipe, tree: str, source_lines: Sequence[str]) -> list[str]
     options += [f"--components={','.join(recipe.components)}", f"--include={','.join(recipe.packages)}"]
     options += [f"--dpkgopt=path-exclude={path}" for path in recipe.exclude]
     options += [f"--dpkgopt=path-include={path}" for path in recipe.include]
+    # Recipes are part of Hutch: these run as root in a chroot, like the packages' own scripts.
+    options += [f"--customize-hook=chroot \"$1\" sh -euc {shlex.quote(line)}" for line in recipe.commands]
     # One sync at the end is enough here, and in a sandbox, whose files are synced when they become a snapshot.
     options += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']
     return [*cage, "mmdebstrap", *options, recipe.suite, tree, *source_lines]
