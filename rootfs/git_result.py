@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
@@ -139,22 +140,31 @@ def _commit(repo: pygit2.Repository, sha: str) -> Any:
 def _edited(repo: pygit2.Repository, request: Request, base: Any, pack: PackWriter) -> tuple[bytes, Report]:
     """The task's tree. The way down to the work tree counts too: whoever removed /workspace removed all files."""
     editor = TreeEditor(repo, pack, request.limits)
-    directory = Directory.open(request.upper, request.lowers)
-    try:
-        for name in request.workdir.split(b"/"):
-            entry = directory.entry(name)
-            if entry is None and directory.below(name) is not None:
-                return base.tree_id.raw, editor.report  # untouched
-            if entry is None or entry.kind is not Kind.DIRECTORY:
-                editor.report.notice(f"/{shown(request.workdir)} is gone: the task removed or replaced it")
-                return pack.add(TREE, b""), editor.report
-            below = directory.child(name)
-            directory.close()
-            directory = below
-    except BaseException:
-        directory.close()
-        raise
-    return editor.edit(directory, base.tree_id.raw), editor.report
+    found: Directory | _Way = Directory.open(request.upper, request.lowers)
+    for name in request.workdir.split(b"/"):
+        if isinstance(found, Directory):
+            with found:
+                found = _step(found, name)
+    if isinstance(found, Directory):
+        return editor.edit(found, base.tree_id.raw), editor.report
+    if found is _Way.UNTOUCHED:
+        return base.tree_id.raw, editor.report
+    editor.report.notice(f"/{shown(request.workdir)} is gone: the task removed or replaced it")
+    return pack.add(TREE, b""), editor.report
+
+
+class _Way(Enum):
+    """How the way to the work tree ends before its end."""
+
+    UNTOUCHED = "the upper has nothing there, the layers below have"
+    GONE = "no directory is there any more"
+
+
+def _step(directory: Directory, name: bytes) -> Directory | _Way:
+    entry = directory.entry(name)
+    if entry is None:
+        return _Way.UNTOUCHED if directory.below(name) is not None else _Way.GONE
+    return directory.child(name) if entry.kind is Kind.DIRECTORY else _Way.GONE
 
 
 def _commit_data(tree: bytes, request: Request) -> bytes:
