@@ -137,13 +137,24 @@ class PhaseContext:
             binds={"git/objects": self._source.objects} if self._source else {},
         )
 
+        lost: list[OSError] = []
+
         async def keep(stream: str, data: bytes) -> None:
-            self._journal.output(name, stream, data)
+            try:
+                self._journal.output(name, stream, data)
+            except OSError as error:  # a phase whose output can't be kept is ended, not left to block on its pipe
+                lost.append(error)
+                if self.sandbox is not None:
+                    self.sandbox.kill()
 
         try:
             async with self._runtime.sandboxes.open(spec, keep, self._network.add) as sandbox:
                 self.sandbox = sandbox
                 code = await self._wait(sandbox)
+                if lost:
+                    raise PhaseFailed(
+                        f"{name}: cannot keep its output: {lost[0].strerror}", "free some space (hutch gc)"
+                    )
                 self._tell_limits(name, sandbox)
         finally:
             self.sandbox = None

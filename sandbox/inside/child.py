@@ -19,6 +19,7 @@ import signal
 import socket
 import stat
 import struct
+import sys
 import termios
 
 from sandbox.inside import credentials, mounts, syscalls
@@ -38,6 +39,8 @@ class _Step:
 def run(plan: StartPlan | JoinPlan, fds: list[int], pidfd: int | None) -> None:
     """Become what `plan` says. A failure is one JSON object on the status pipe, and exit code 127."""
     step = _Step()
+    # From here on an import would read files that a tenant can write: better none than theirs.
+    sys.meta_path.clear()
     try:
         if isinstance(plan, StartPlan):
             _start(plan, fds, step)
