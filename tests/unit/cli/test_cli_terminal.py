@@ -20,6 +20,8 @@ import pytest
 
 from tests.unit.cli.conftest import HUTCH, LIMIT, Server
 
+PROMPT = r"bash-[\d.]+[#$] "
+
 
 class Terminal:
     """A terminal with `hutch` on it, and us as the person in front of it."""
@@ -104,11 +106,14 @@ def test_only_the_terminals_own_variables_go_inside(server: Server, running_task
 
 def test_ctrl_c_and_ctrl_d_go_inside(server: Server, running_task: str) -> None:
     with terminal(server, "shell", running_task) as screen:
+        screen.read_until(PROMPT)
         screen.type("sh -c 'echo start\"\"ed; exec sleep 600'\r")
         screen.read_until("started")  # said by the program itself, so it is what Ctrl-C meets
         screen.type("\x03")
+        screen.read_until(PROMPT)
         screen.type("echo sta'tus' $?\r")
         screen.read_until("status 130")
+        screen.read_until(PROMPT)  # a Ctrl-D that comes before the shell reads is lost on every terminal
         screen.type("\x04")
         assert screen.end() == 0
 
