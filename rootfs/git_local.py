@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pygit2
+from pygit2.enums import RepositoryOpenFlag
 
 from rootfs.git_errors import RepositoryError
 from rootfs.git_url import Source
@@ -28,7 +29,7 @@ def open_local(source: Source) -> pygit2.Repository:
         )
     pygit2.settings.owner_validation = False
     try:
-        repo = pygit2.Repository(path)
+        repo = pygit2.Repository(path, RepositoryOpenFlag.NO_SEARCH)
     except (pygit2.GitError, KeyError) as error:
         above = pygit2.discover_repository(path)
         remedy = (

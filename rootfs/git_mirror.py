@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pygit2
+from pygit2.enums import FileMode, RepositoryOpenFlag
 
 from rootfs import git_local, git_remote, git_url
 from rootfs.git_errors import Progress, RepositoryError
@@ -27,6 +28,7 @@ from rootfs.refs import BRANCHES, TAGS, Choice, choose, guess_default, similar
 
 _PACK_REFS_ABOVE = 50  # loose refs
 _SHOWN_SUBMODULES = 10
+_SHALLOW = "objects/info/hutch-shallow"
 
 
 def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[str, Any]:
@@ -80,15 +82,15 @@ def _updated(
     _sweep(mirror)
     progress(f"fetching {source.location}")
     head = git_remote.fetch(repo, source, progress)
-    _settle(repo)
+    _settle(repo, shallow)
     return repo, head
 
 
 def _opened(mirror: Path) -> pygit2.Repository | None:
     """The mirror if it is usable: it opens, and what its branches name is there."""
     try:
-        repo = pygit2.Repository(str(mirror), pygit2.enums.RepositoryOpenFlag.NO_SEARCH)
-        repo.remotes["origin"]
+        repo = pygit2.Repository(str(mirror), RepositoryOpenFlag.NO_SEARCH)
+        _ = repo.remotes["origin"], repo.references["HEAD"]
         for sha in listed(repo).values():
             tip = repo[sha].peel(None)
             _ = tip.peel(pygit2.Tree) if isinstance(tip, pygit2.Commit) else tip
@@ -118,12 +120,8 @@ def _cloned(
     try:
         repo = pygit2.init_repository(str(work / "mirror.git"), bare=True)
         git_remote.configure(repo, source)
-        if shallow:
-            # Both: libgit2 reads `shallow` to know where history ends, a sandbox gets to see objects/ only.
-            _write_synced(work / "mirror.git" / "shallow", shallow)
-            _write_synced(work / "mirror.git" / "objects" / "info" / "hutch-shallow", shallow)
         head = git_remote.fetch(repo, source, progress)
-        _settle(repo)
+        _settle(repo, shallow)
         repo.free()
         if mirror.exists():
             _adopt_packs(mirror, work / "mirror.git")
@@ -135,7 +133,7 @@ def _cloned(
         raise
     if not (work / "former.git").exists():
         work.rmdir()
-    return pygit2.Repository(str(mirror)), head
+    return pygit2.Repository(str(mirror), RepositoryOpenFlag.NO_SEARCH), head
 
 
 def _adopt_packs(former: Path, new: Path) -> None:
@@ -166,13 +164,17 @@ def _sync_directory(path: Path) -> None:
 
 def _shallow_of(mirror: Path) -> bytes:
     try:
-        return (mirror / "shallow").read_bytes()
+        return (mirror / _SHALLOW).read_bytes()
     except FileNotFoundError:
         return b""
 
 
-def _settle(repo: pygit2.Repository) -> None:
-    """Many loose refs become one packed-refs file: listing them must stay fast."""
+def _settle(repo: pygit2.Repository, shallow: bytes) -> None:
+    """After a fetch: say where history ends, and pack many loose refs into one file, since listing them must stay fast."""
+    if shallow:
+        # Both: libgit2 reads `shallow` (a fetch removes it), a sandbox gets to see objects/ only.
+        _write_synced(Path(repo.path) / "shallow", shallow)
+        _write_synced(Path(repo.path) / _SHALLOW, shallow)
     loose = sum(len(names) for _, _, names in os.walk(os.path.join(repo.path, "refs")))
     if loose > _PACK_REFS_ABOVE:
         repo.compress_references()
@@ -271,7 +273,7 @@ def _submodules(repo: pygit2.Repository, commit: Any) -> list[str]:
             entry = commit.tree[path]
         except (KeyError, ValueError):
             continue
-        if entry.filemode == pygit2.enums.FileMode.COMMIT:
+        if entry.filemode == FileMode.COMMIT:
             found.append(path)
     return sorted(found)
 

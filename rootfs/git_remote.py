@@ -116,7 +116,7 @@ def _drop_stale(repo: pygit2.Repository, source: Source, progress: Progress) -> 
 
 
 def _collides(text: str) -> bool:
-    return "collides" in text or "conflict" in text or "a directory" in text.lower()
+    return any(part in text.lower() for part in ("collides", "conflict", "refs beneath", "a directory"))
 
 
 # Part of libgit2's text (lower case) -> reason, remedy. The first match counts.

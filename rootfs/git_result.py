@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pygit2
-from pygit2.enums import DiffOption
+from pygit2.enums import DiffOption, RepositoryOpenFlag
 
 from rootfs.git_errors import RepositoryError
 from rootfs.git_mirror import locked
@@ -101,7 +101,7 @@ def open_results(mirror: Path) -> pygit2.Repository:
             if not results.exists():
                 _make_results(mirror, results)
     try:
-        return pygit2.Repository(str(results))
+        return pygit2.Repository(str(results), RepositoryOpenFlag.NO_SEARCH)
     except pygit2.GitError as error:
         raise RepositoryError(
             f"cannot open {results}: {error}", "remove it if its results aren't needed any more"
