@@ -139,3 +139,4 @@ class Control:
                 self._sandboxes.set(sandbox, policy)
             case DropMessage(sandbox):
                 self._sandboxes.drop(sandbox)
+                self._records.forget(sandbox)

@@ -5,6 +5,7 @@ names: the caller has asked the policy.
 """
 
 import asyncio
+import os
 import socket
 import time
 from collections import OrderedDict
@@ -87,7 +88,7 @@ class Dialler:
             except TimeoutError:
                 failure = f"{address} didn't answer within {CONNECT_SECONDS:.0f} s"
             except OSError as error:
-                failure = f"{address}: {error.strerror or error}"
+                failure = f"{address}: {os.strerror(error.errno) if error.errno else error}"
         raise DialError(f"connecting to {name} port {port} failed: {failure}")
 
     async def _connect_to(self, address: Address, port: int) -> socket.socket:

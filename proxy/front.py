@@ -85,8 +85,6 @@ class Front:
             _reset(client)
             return
         start, already = await _first_bytes(client)
-        if not already:
-            return  # it was opened and closed again, as port scanners and health checks do
         try:
             passage = self._admit(sandbox, name, port, start, already)
         except Denied as denied:
@@ -167,6 +165,8 @@ async def _first_bytes(client: socket.socket) -> tuple[Start, bytes]:
         async with asyncio.timeout(FIRST_BYTES_SECONDS):
             for _ in range(MAX_PIECES):
                 piece = await loop.sock_recv(client, 65_536)
+                if not piece and not data:  # opened and closed again, as port scanners and health checks do
+                    raise ConnectionAbortedError("it was closed before it asked for anything")
                 data += piece
                 start = sniff(data)
                 if not piece or not isinstance(start, NeedMore):

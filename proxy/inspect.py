@@ -20,9 +20,12 @@ from mitmproxy import certs, connection, ctx, flow, http, options, tls
 from mitmproxy.addonmanager import Loader
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import TlsConfig
+from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events, layers, mode_specs, server, tunnel
+from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import HTTPMode, HttpStream
-from mitmproxy.proxy.layers.http._http1 import Http1Connection
+from mitmproxy.proxy.layers.http._events import RequestHeaders
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Connection
 from mitmproxy.proxy.layers.http._http2 import Http2Connection
 from mitmproxy.proxy.utils import ReceiveBuffer
 
@@ -30,7 +33,7 @@ from proxy.addresses import Refused
 from proxy.dial import DialError, Dialler
 from proxy.passage import Denied, Passage
 from proxy.records import printable
-from proxy.request import DENIED_HEADER, Head, body, refusal
+from proxy.request import DENIED_HEADER, Head, body, path_of, refusal, strip_upgrades
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +115,23 @@ class _Discard(ReceiveBuffer):
         return self
 
 
+class _FramedHttp1Client(Http1Client):
+    """HTTP/1 to the server, with the end of each body marked.
+
+    Where a client speaks HTTP/2 and the server doesn't, mitmproxy streams a body of unknown length with neither
+    length nor chunks, so that the server takes it for the next requests: ones that nobody has checked.
+    """
+
+    def send(self, event: Any) -> Any:
+        if isinstance(event, RequestHeaders) and event.request.is_http2 and not event.end_stream:
+            if_unknown = {} if "content-length" in event.request.headers else {"transfer-encoding": "chunked"}
+            event.request.headers.update(if_unknown)
+        yield from super().send(event)
+
+
+http_layers.Http1Client = _FramedHttp1Client  # type: ignore[attr-defined]  # where mitmproxy's HttpClient looks it up
+
+
 class _Handler(server.LiveConnectionHandler):
     """mitmproxy's I/O for one connection, with our dialling, our hooks, and limits to what it holds in memory."""
 
@@ -119,7 +139,7 @@ class _Handler(server.LiveConnectionHandler):
         self, inspector: Inspector, passage: Passage, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         super().__init__(reader, writer, inspector.options, inspector.mode)
-        self._inspector, self._passage = inspector, passage
+        self._inspector, self._passage, self._seen_request = inspector, passage, False
         context = self.layer.context
         context.server.address = (passage.name, passage.port)
         context.server.tls = passage.tls
@@ -152,21 +172,28 @@ class _Handler(server.LiveConnectionHandler):
         self._inspector.tls.tls_start_client(data)
 
     def on_tls_start_server(self, data: tls.TlsData) -> None:
+        # The server speaks what the client speaks, or HTTP/1: a request is never translated to HTTP/2.
+        chosen = self.client.alpn
+        data.conn.alpn_offers = (b"h2", b"http/1.1") if chosen == b"h2" else (chosen,) if chosen else ()
         self._inspector.tls.tls_start_server(data)
+
+    def on_tls_failed_client(self, data: tls.TlsData) -> None:
+        self._seen_request = True
+        self._passage.allowed(f"the TLS handshake failed: {data.conn.error}", method="TLS")
 
     async def on_requestheaders(self, it: http.HTTPFlow) -> None:
         """The decision about one request. What is not refused here is streamed to the one server of the passage."""
-        it.metadata["size"] = 0
+        it.metadata["size"], self._seen_request = 0, True
         try:
             await self._check(it)
         except Denied as denied:
             self._respond(it, 403, denied.reason)
-            self._passage.denied(denied, method=it.request.method, path=path_of(it.request))
+            self._passage.denied(denied, method=it.request.method, path=path_of(it.request.path))
         except DialError as error:
             self._respond(it, 502, str(error))
-            self._passage.allowed(str(error), method=it.request.method, path=path_of(it.request))
+            self._passage.allowed(str(error), method=it.request.method, path=path_of(it.request.path))
         else:
-            _strip_upgrades(it.request)
+            strip_upgrades(it.request.headers)
             it.request.stream = lambda data: _count(it, data)
 
     async def _check(self, it: http.HTTPFlow) -> None:
@@ -220,7 +247,7 @@ class _Handler(server.LiveConnectionHandler):
 
     def _record(self, it: http.HTTPFlow, reason: str = "") -> None:
         size = it.metadata.get("size", 0)
-        self._passage.allowed(reason, method=it.request.method, path=path_of(it.request), size=size)
+        self._passage.allowed(reason, method=it.request.method, path=path_of(it.request.path), size=size)
 
     # ── dialling ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -234,7 +261,7 @@ class _Handler(server.LiveConnectionHandler):
                 server_side.error = str(error)
                 await self.server_event(events.OpenConnectionCompleted(command, server_side.error))
                 return
-            server_side.state = connection.ConnectionState.OPEN
+            server_side.state = ConnectionState.OPEN
             server_side.peername = writer.get_extra_info("peername")
             server_side.sockname = writer.get_extra_info("sockname")
             self.transports[server_side] = server.ConnectionIO(asyncio.current_task(), reader, writer)
@@ -249,6 +276,13 @@ class _Handler(server.LiveConnectionHandler):
             raise Denied(decision.reason)
         outgoing = await self._inspector.dialler.connect(passage.name, passage.port)
         return await asyncio.open_connection(sock=outgoing, limit=READ_BUFFER)
+
+    def close_connection(self, connection: connection.Connection, half_close: bool = False) -> None:
+        """mitmproxy closes without a hook where it can't make out a request at all: that is a refusal, too."""
+        if connection is self.client and connection.state & ConnectionState.CAN_READ and not self._seen_request:
+            self._seen_request = True
+            self._passage.denied(Denied("what was sent is no valid HTTP request"), method=None)
+        super().close_connection(connection, half_close)
 
     # ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -322,18 +356,3 @@ def _head(request: http.Request) -> Head:
         hosts=tuple(request.headers.get_all("host")),
         values=tuple(value for _, value in request.headers.fields),
     )
-
-
-def _strip_upgrades(request: http.Request) -> None:
-    """Servers are free to ignore an offered upgrade, so it is taken off: h2c and others lead out of what is parsed.
-    (Refusing would break clients that offer h2c with every plain request, as Java's does.)"""
-    request.headers.pop("http2-settings", None)
-    if request.headers.get("upgrade", "websocket").lower() != "websocket":
-        del request.headers["upgrade"]
-        request.headers.pop("connection", None)
-    # Compressed WebSocket frames would be unpacked here, to any size.
-    request.headers.pop("sec-websocket-extensions", None)
-
-
-def path_of(request: http.Request) -> str:
-    return request.path.partition("?")[0]

@@ -71,7 +71,7 @@ def _view(hidden: dict[Path, list[Path]]) -> str:
             f"mount --move {aside}/{number} {_quoted(directory)}",
             f"mount -o remount,bind,ro,nosuid,nodev {_quoted(directory)}",
         ]
-    return "\n".join([*lines, f"umount {aside}", 'exec "$@"'])
+    return "\n".join([*lines, f"umount {aside}", 'exec env -i "$@"'])
 
 
 def _aside(needed: list[Path]) -> Path:

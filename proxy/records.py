@@ -83,6 +83,11 @@ class Records:
             self._denials.popitem(last=False)
         return now - seen < SAME_DENIAL_SECONDS
 
+    def forget(self, sandbox: str) -> None:
+        """The next sandbox with this address starts anew: nothing of what it does was seen before."""
+        for key in [key for key in self._denials if key[0] == sandbox]:
+            del self._denials[key]
+
     def _put(self, sandbox: str | None, message: dict[str, Any]) -> None:
         self._queue.append((sandbox, json.dumps(message).encode() + b"\n"))
         self._filled.set()

@@ -5,6 +5,7 @@ or the framing; what the policy says about the name has been decided before.
 """
 
 import re
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 from proxy.names import BadName, canonical
@@ -75,3 +76,22 @@ def response(reason: str) -> bytes:
 def body(reason: str, what: str = "denied") -> bytes:
     """The text of a refusal: one line."""
     return f"Hutch: {what}: {printable(reason)}\n".encode()
+
+
+def strip_upgrades(fields: MutableMapping[str, str]) -> None:
+    """Take offers to change the protocol off a request, except for WebSocket: they lead out of what is parsed.
+
+    Servers are free to ignore such offers. Refusing them instead would break clients that make one with every plain
+    request, as Java's does (h2c).
+    """
+    fields.pop("http2-settings", None)
+    if fields.get("upgrade", "websocket").lower() != "websocket":
+        del fields["upgrade"]
+        fields.pop("connection", None)
+    # Compressed WebSocket frames would be unpacked here, to any size.
+    fields.pop("sec-websocket-extensions", None)
+
+
+def path_of(target: str) -> str:
+    """What of a request target goes into the record: not the query, which may hold credentials."""
+    return target.partition("?")[0]

@@ -17,6 +17,7 @@ class Pipe(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.peer: Pipe = self
+        self.waiting = bytearray()  # to be sent as soon as there is a transport
         self.received = 0  # bytes from this side
         self.ended = False  # no more to come from this side
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -24,12 +25,23 @@ class Pipe(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=BUFFER)
-        self.transport.pause_reading()  # until both sides stand
+        # The other side may stand already, have sent something, and even be gone again.
+        self.transport.write(bytes(self.waiting))
+        self.waiting.clear()
+        if self.peer.ended:
+            self.transport.write_eof()
+        if self.peer.lost.done():
+            self.transport.close()
+
+    def send(self, data: bytes) -> None:
+        if self.transport is None:
+            self.waiting += data
+        else:
+            self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        if self.peer.transport is not None:
-            self.peer.transport.write(data)
+        self.peer.send(data)
 
     def pause_writing(self) -> None:
         if self.peer.transport is not None and not self.peer.transport.is_closing():
@@ -83,12 +95,9 @@ class Splice:
         """Relay until both directions have ended, one side is lost, or nothing has passed for too long."""
         loop = asyncio.get_running_loop()
         try:
+            self.client.data_received(already)
             await loop.create_connection(lambda: self.server, sock=server)
             await loop.connect_accepted_socket(lambda: self.client, client)
-            self.client.data_received(already)
-            for pipe in (self.client, self.server):
-                if pipe.transport is not None and not pipe.transport.is_closing():
-                    pipe.transport.resume_reading()
             await self._until_done()
         finally:
             self.abort()

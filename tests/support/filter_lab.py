@@ -15,9 +15,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,11 @@ class Filter:
         self.process.wait(10)
 
     def close(self) -> None:
-        self._control.shutdown(socket.SHUT_RDWR)
+        """End it, if it hasn't ended already."""
+        if self._control.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
         self._control.close()
         self._reader.join(10)
         try:
@@ -229,9 +234,13 @@ class Lab:
             "private_names": ["private.test"],
             "host_addresses": ["192.0.2.250"],
         }
-        filter_ = Filter(self.tcp, self.dns, hello | changes, self.hosts)
-        assert "error" not in filter_.hello, filter_.hello
-        return filter_
+        return Filter(self.tcp, self.dns, hello | changes, self.hosts)
+
+    def restart(self) -> None:
+        """Another filter on the same sockets."""
+        self.filter.close()
+        self.filter = self.start()
+        assert "error" not in self.filter.hello, self.filter.hello
 
     def close(self) -> None:
         self.filter.close()
@@ -248,16 +257,23 @@ class Lab:
         self.upstream.forget()
         self.filter.policy(self.address(sandbox), access, *allow)
 
-    def run(
-        self, *command: str, sandbox: int = 0, seconds: float = 60, text: str | None = None, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        """A command in a sandbox's network, with the trust that a sandbox gets."""
-        variables = {name: str(self.bundle) for name in trust_env()}
+    def _environment(self) -> dict[str, str]:
+        """The trust that a sandbox gets, and little else."""
         base = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LANG": "C.UTF-8"}
+        return base | {name: str(self.bundle) for name in trust_env()}
+
+    def run(self, *command: str, sandbox: int = 0, seconds: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command in a sandbox's network."""
         return subprocess.run(
             ["ip", "netns", "exec", self.network.sandboxes[sandbox], *command],
-            env=base | variables | env, capture_output=True, text=True, timeout=seconds, input=text, check=False,
+            env=self._environment() | env, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
+
+    def popen(self, script: str, *arguments: str, sandbox: int = 0) -> subprocess.Popen[str]:
+        """A script that runs beside the test; it has to be waited for."""
+        command = ["ip", "netns", "exec", self.network.sandboxes[sandbox], sys.executable, "-c", script, *arguments]
+        env, pipe = self._environment(), subprocess.PIPE
+        return subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
     def curl(self, *arguments: str, sandbox: int = 0, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         return self.run("curl", "-sS", "--max-time", str(seconds - 5), *arguments, sandbox=sandbox, seconds=seconds)
@@ -281,14 +297,13 @@ HOSTS = f"""
 
 
 @contextlib.contextmanager
-def lab(directory: Path, sandboxes: int = 2) -> Iterator[Lab]:
-    with Network(sandboxes) as network, Upstream(directory, (PUBLIC, PRIVATE)) as upstream:
-        laboratory = Lab(directory, network, upstream)
-        try:
-            yield laboratory
-        finally:
-            laboratory.close()
-
-
-def lines(texts: Sequence[str]) -> str:
-    return "".join(f"{text}\n" for text in texts)
+def lab(sandboxes: int = 2) -> Iterator[Lab]:
+    # Not pytest's tmp_path: strangers can't enter that, and the filter is one.
+    with tempfile.TemporaryDirectory(prefix="hutch-lab-") as name:
+        directory = Path(name)
+        with Network(sandboxes) as network, Upstream(directory, (PUBLIC, PRIVATE)) as upstream:
+            laboratory = Lab(directory, network, upstream)
+            try:
+                yield laboratory
+            finally:
+                laboratory.close()

@@ -1,0 +1,129 @@
+"""What a connection starts with, tried on hellos that OpenSSL makes and on broken ones. Must not open a connection."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.sniff import MAX_HELLO, MAX_REQUEST_LINE, Hello, Http, NeedMore, Other, sniff
+
+
+def openssl_hello(name: str | None) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    connection = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.do_handshake()
+    return outgoing.read()
+
+
+HELLO = openssl_hello("example.com")
+
+
+def vector(size: int, data: bytes) -> bytes:
+    return len(data).to_bytes(size) + data
+
+
+def extension(number: int, data: bytes) -> bytes:
+    return number.to_bytes(2) + vector(2, data)
+
+
+def sni(*names: bytes, kind: bytes = b"\0") -> bytes:
+    return extension(0, vector(2, b"".join(kind + vector(2, name) for name in names)))
+
+
+def hello(*extensions: bytes, rest: bytes = b"") -> bytes:
+    body = b"\3\3" + bytes(32) + vector(1, b"") + vector(2, b"\x13\x01") + vector(1, b"\0")
+    return b"\1" + vector(3, body + vector(2, b"".join(extensions)) + rest)
+
+
+def records(message: bytes, size: int = 16_000) -> bytes:
+    return b"".join(b"\x16\3\1" + vector(2, message[at : at + size]) for at in range(0, len(message), size))
+
+
+def test_the_name_in_a_real_hello() -> None:
+    assert sniff(HELLO) == Hello("example.com", False)
+    assert sniff(HELLO + b"early data") == Hello("example.com", False)
+    assert sniff(openssl_hello(None)) == Hello(None, False)
+
+
+def test_every_prefix_of_a_hello_needs_more() -> None:
+    assert all(sniff(HELLO[:size]) == NeedMore() for size in range(len(HELLO)))
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_hello_in_many_records(size: int) -> None:
+    fragmented = records(HELLO[5:], size)
+    assert sniff(fragmented) == Hello("example.com", False)
+    assert all(sniff(fragmented[:end]) == NeedMore() for end in range(0, len(fragmented), 7))
+
+
+def test_encrypted_client_hello_is_seen() -> None:
+    assert sniff(records(hello(sni(b"a.b"), extension(0xFE0D, b"x")))) == Hello("a.b", True)
+
+
+def test_a_hello_without_extensions() -> None:
+    message = b"\1" + vector(3, b"\3\3" + bytes(32) + vector(1, b"") + vector(2, b"\0\5") + vector(1, b"\0"))
+    assert sniff(records(message)) == Hello(None, False)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        records(hello(sni(b"a.b"), sni(b"c.d"))),
+        records(hello(sni(b"a.b", b"c.d"))),
+        records(hello(sni(b"a.b", kind=b"\1"))),
+        records(hello(extension(0, b""))),
+        records(hello(extension(0, vector(2, b"\0" + vector(2, b"a.b")) + b"x"))),
+        records(hello(sni(b"\xff.com"))),
+        records(hello(b"\0\0\xff\xff")),
+        records(hello(sni(b"a.b"), rest=b"x")),
+        records(b"\2" + hello(sni(b"a.b"))[1:]),
+        records(b"\1\0\0\3\3\3\0"),
+        records(HELLO[5:], 50)[:55] + b"\x17\3\3\0\1x",
+        b"\x16\2\1\0\1\1",
+        b"\x16\3\1\0\0",
+        b"\x16\3\1\xff\xff\1",
+        records(b"\1\xff\xff\xff" + bytes(MAX_HELLO)),
+    ],
+)
+def test_hellos_that_servers_could_read_differently(data: bytes) -> None:
+    assert isinstance(sniff(data), Other)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"GET / HTTP/1.1\r\n", b"M-SEARCH * HTTP/1.0\n", b"GET http://x/ HTTP/1.1\r\n", b"CONNECT a:1 HTTP/1.1\r\n"],
+)
+def test_http(line: bytes) -> None:
+    assert sniff(line + b"Host: x\r\n") == Http()
+    assert all(sniff(line[:size]) == NeedMore() for size in range(len(line)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n", b"SSH-2.0-a Debian-2\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"EHLO x\r\n",
+        b"\0", b"\x80\x2e\1\3\1", b"get / HTTP/1.1\r\n", b" GET / HTTP/1.1\r\n", b"\r\nGET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1 x\r\n", b"GET /\r\n", b"GET  / HTTP/1.1\r\n", b"GET / HTTP/3.1\r\n", b"*1\r\n$4\r\nPING\r\n",
+        b"GET /" + b"a" * MAX_REQUEST_LINE, b"A" * 33, b"GET /\0", b"GET / FTP",
+    ],
+)  # fmt: skip
+def test_everything_else_is_refused(data: bytes) -> None:
+    assert isinstance(sniff(data), Other)
+
+
+@given(st.binary(max_size=200))
+def test_it_always_answers(data: bytes) -> None:
+    for start in (b"", b"\x16", HELLO[:60], b"GET "):
+        assert isinstance(sniff(start + data), Hello | Http | NeedMore | Other)
+
+
+@given(st.integers(0, len(HELLO) - 1), st.integers(0, 255))
+def test_a_changed_byte_never_breaks_it(at: int, byte: int) -> None:
+    assert isinstance(sniff(HELLO[:at] + bytes([byte]) + HELLO[at + 1 :]), Hello | Http | NeedMore | Other)
