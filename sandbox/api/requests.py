@@ -28,7 +28,7 @@ class LimitsRequest(_Strict):
     """Limits of each sandbox: bytes, cores, processes."""
 
     memory: int | None = Field(None, ge=16 << 20)
-    cpus: float | None = Field(None, gt=0, le=4096)
+    cpus: float | None = Field(None, ge=0.01, le=4096)
     pids: int | None = Field(None, ge=8, le=1 << 22)
 
 

@@ -1,0 +1,66 @@
+"""The cache key and the reasons of a miss, as tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sandbox.core import cache
+from sandbox.core.model import Snapshot, TaskSpec
+
+SPEC = TaskSpec(command=("true",), setup="make", env={"A": "1"})
+PARTS = cache.inputs(SPEC, "sha256:image", "https://git.example/p")
+
+
+@pytest.mark.parametrize(
+    ("change", "image", "url", "reason"),
+    [
+        ({"setup": "make all"}, "sha256:image", "https://git.example/p", "setup script"),
+        ({"maintenance": "make"}, "sha256:image", "https://git.example/p", "maintenance script"),
+        ({"env": {"A": "2"}}, "sha256:image", "https://git.example/p", "variables"),
+        ({"env": {"A": "1", "B": ""}}, "sha256:image", "https://git.example/p", "variables"),
+        ({}, "sha256:other", "https://git.example/p", "image"),
+    ],
+)
+def test_whatever_setup_depends_on_makes_another_key(
+    change: dict[str, object], image: str, url: str, reason: str
+) -> None:
+    parts = cache.inputs(dataclasses.replace(SPEC, **change), image, url)  # type: ignore[arg-type]
+    assert cache.key(parts) != cache.key(PARTS)
+    assert (
+        cache.explain_miss(parts, _snapshot(PARTS), 60.0)
+        == f"changed since the latest snapshot (1 minute ago): {reason}"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"command": ("false",)}, {"ref": "v1"}, {"access": "limited"}, {"allow": ("a.example",)}, {"timeout": 3.0}],
+)
+def test_what_only_the_agent_sees_does_not(change: dict[str, object]) -> None:
+    parts = cache.inputs(dataclasses.replace(SPEC, **change), "sha256:image", "https://git.example/p")  # type: ignore[arg-type]
+    assert cache.key(parts) == cache.key(PARTS)
+
+
+def test_the_order_of_variables_does_not_matter() -> None:
+    one, two = (
+        TaskSpec(command=("true",), env={"A": "1", "B": "2"}),
+        TaskSpec(command=("true",), env={"B": "2", "A": "1"}),
+    )
+    assert cache.inputs(one, "i", None) == cache.inputs(two, "i", None)
+
+
+def test_no_part_contains_what_the_user_gave() -> None:
+    secret = dataclasses.replace(SPEC, env={"TOKEN": "hunter2-hunter2"})
+    assert "hunter2" not in repr(cache.inputs(secret, "i", None))
+
+
+def test_a_first_run_and_an_expired_snapshot_are_told_apart() -> None:
+    assert cache.explain_miss(PARTS, None) == "first run of this environment"
+    assert cache.explain_miss(PARTS, _snapshot(PARTS), 13 * 3600.0) == "the latest snapshot (13 hours old) has expired"
+    assert cache.explain_hit(_snapshot(PARTS), 3.4) == "snapshot is 3 s old"
+
+
+def _snapshot(parts: dict[str, str]) -> Snapshot:
+    return Snapshot("s", cache.key(parts), "sha256:image", "0" * 64, "https://git.example/p", None, parts, 0.0, 43200.0)

@@ -1,0 +1,58 @@
+"""What the API takes and refuses: one table of requests, one sentence for each that is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from sandbox.api.requests import ExecRequest, TaskRequest
+from sandbox.core.model import TaskSpec
+from sandbox.host.cgroup_layout import Limits
+
+DEFAULT = Limits(1 << 30, 2.0, 100)
+
+
+def test_the_least_that_makes_a_task() -> None:
+    assert TaskRequest(command=["true"]).to_spec(DEFAULT) == TaskSpec(command=("true",))
+
+
+def test_limits_that_are_not_given_are_the_defaults() -> None:
+    spec = TaskRequest.model_validate({"command": ["true"], "limits": {"pids": 20}}).to_spec(DEFAULT)
+    assert spec.limits == Limits(1 << 30, 2.0, 20)
+
+
+def test_domains_are_canonical() -> None:
+    spec = TaskRequest(command=["true"], access="limited", allow=["Example.COM.", "bücher.example"]).to_spec(DEFAULT)
+    assert spec.allow == ("example.com", "xn--bcher-kva.example")
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({}, "Field required"),
+        ({"command": []}, "at least 1 item"),
+        ({"command": ["a\0b"]}, "null byte"),
+        ({"command": ["x"], "access": "open"}, "off|limited|unrestricted"),
+        ({"command": ["x"], "allow": ["example.com"]}, "goes with access"),
+        ({"command": ["x"], "access": "limited", "allow": ["exa mple.com"]}, "exa mple"),
+        ({"command": ["x"], "access": "limited", "allow": ["127.0.0.1"]}, "127.0.0.1"),
+        ({"command": ["x"], "env": {"A=B": "c"}}, "no name of a variable"),
+        ({"command": ["x"], "env": {"A": "\0"}}, "null byte"),
+        ({"command": ["x"], "env": {"A": "x" * 300_000}}, "longer than"),
+        ({"command": ["x"], "setup": "a\0"}, "null byte"),
+        ({"command": ["x"], "timeout": 0}, "greater than 0"),
+        ({"command": ["x"], "limits": {"memory": 1}}, "greater than or equal"),
+        ({"command": ["x"], "unknown": 1}, "Extra inputs"),
+        ({"command": ["x" * 200_000]}, "at most"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_reason(request_: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TaskRequest.model_validate(request_)
+    assert reason in str(caught.value)
+
+
+def test_an_exec_needs_a_command_or_a_shell() -> None:
+    with pytest.raises(ValidationError, match="for a shell"):
+        ExecRequest.model_validate({"command": []})
+    assert ExecRequest.model_validate({"login": True, "tty": True, "cols": 100}).to_spec().columns == 100
