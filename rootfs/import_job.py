@@ -74,26 +74,26 @@ class Importer:
 
     def image(self, archive: int, name: str, source: str) -> Image:
         """The whole import of an open archive."""
-        config, parts, whiteouts = self._describe(archive)
         layers: list[str] = []
         size = 0
-        for number, part in enumerate(parts, 1):
-            label = f"unpacking layer {number} of {len(parts)}" if len(parts) > 1 else "unpacking"
-            layer, layer_size = self._layer(part, whiteouts, label)
-            layers.append(layer)
-            size += layer_size
+        with _Fd(os.open(self.staging, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)) as scratch:
+            config, parts, whiteouts = self._describe(archive, scratch.fd)
+            for number, part in enumerate(parts, 1):
+                label = f"unpacking layer {number} of {len(parts)}" if len(parts) > 1 else "unpacking"
+                layer, layer_size = self._layer(part, whiteouts, label)
+                layers.append(layer)
+                size += layer_size
         layers = [*skeleton_layer(self.store, layers), *layers]
         self.progress("writing the image's record")
         image = Image(name, tuple(layers), config, now(), size, source)
         self.store.save(image)
         return image
 
-    def _describe(self, archive: int) -> tuple[ImageConfig, list[Part], bool]:
+    def _describe(self, archive: int, scratch: int) -> tuple[ImageConfig, list[Part], bool]:
         size = os.fstat(archive).st_size
         self.progress("looking at the archive")
         with ExitStack() as stack:
             void = stack.enter_context(self._void())
-            scratch = os.open(self.staging, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
             request = {"archive": archive, "size": size, "scratch": scratch, "void": void.fd, "limit": self._room()}
             command = reader_command("rootfs.archive", self._room())
             inmate = stack.enter_context(Inmate("reader", command, request, (archive, scratch, void.fd)))
