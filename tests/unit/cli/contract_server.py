@@ -10,7 +10,6 @@ import asyncio
 import base64
 import contextlib
 import fcntl
-import json
 import os
 import pty
 import shutil
@@ -25,21 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from contract_images import Refusal, images, line, router
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
 app = FastAPI()
+app.include_router(router)
 root = Path(sys.argv[2]) if len(sys.argv) > 2 else Path("/nonexistent")
 tasks: dict[str, Running] = {}
-images: dict[str, dict[str, Any]] = {}
 execs: dict[str, asyncio.subprocess.Process] = {}
 masters: dict[str, int] = {}
-
-
-class Refusal(Exception):
-    def __init__(self, status: int, message: str, remedy: str = "") -> None:
-        self.status, self.message, self.remedy = status, message, remedy
 
 
 @app.exception_handler(Refusal)
@@ -49,10 +44,6 @@ async def refuse(_: Request, error: Refusal) -> JSONResponse:
 
 def now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value).encode() + b"\n"
 
 
 def output(stream: str, data: bytes, **more: str) -> dict[str, Any]:
@@ -348,62 +339,6 @@ async def send_signal(exec_id: str, request: Request) -> Response:
     name = (await request.json())["signal"]
     os.killpg(_exec(exec_id).pid, signal.Signals[f"SIG{name}"])
     return Response(status_code=204)
-
-
-@app.get("/images")
-async def all_images() -> Any:
-    return {"images": list(images.values())}
-
-
-@app.get("/images/{name}")
-async def one_image(name: str) -> Any:
-    if name not in images:
-        raise Refusal(404, f"there is no image {name!r}", "see: hutch image ls")
-    return images[name]
-
-
-@app.delete("/images/{name}", status_code=204)
-async def remove_image(name: str) -> Response:
-    await one_image(name)
-    del images[name]
-    return Response(status_code=204)
-
-
-def _image(name: str, size: int, source: str) -> dict[str, Any]:
-    config = {"env": {"PATH": "/usr/bin"}, "workdir": "/", "user": "", "entrypoint": [], "cmd": []}
-    made = {"name": name, "digest": "sha256:00", "layers": ["l1"], "config": config, "created": "2026-01-01T00:00:00Z"}
-    images[name] = {**made, "size": size, "source": source}
-    return images[name]
-
-
-@app.post("/images/build")
-async def build(request: Request) -> StreamingResponse:
-    spec = await request.json()
-
-    async def lines() -> AsyncIterator[bytes]:
-        yield line({"progress": "downloading packages"})
-        yield line({"progress": "unpacking", "done": 1, "total": 2})
-        if spec["name"] == "broken":
-            yield line({"error": {"message": "cannot unpack a package: the disk is full", "remedy": "run: hutch gc"}})
-        elif spec["name"] != "silent":
-            yield line({"result": _image(spec["name"], 1000, "built from Debian")})
-
-    return StreamingResponse(lines(), media_type="application/x-ndjson")
-
-
-@app.put("/images/{name}")
-async def import_image(name: str, request: Request) -> StreamingResponse:
-    if name == "refused":
-        raise Refusal(413, "the disk has no room for that archive", "run: hutch gc")
-    size = 0
-    async for data in request.stream():
-        size += len(data)
-
-    async def lines() -> AsyncIterator[bytes]:
-        yield line({"progress": "unpacking"})
-        yield line({"result": _image(name, size, request.headers["x-hutch-source"])})
-
-    return StreamingResponse(lines(), media_type="application/x-ndjson")
 
 
 @app.post("/gc")

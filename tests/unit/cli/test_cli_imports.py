@@ -35,11 +35,10 @@ PROBE = """
 import sys
 before = set(sys.modules)
 from sandbox.cli import main
-sys.argv = ["hutch", *{arguments!r}]
 try:
-    main.main()
-except SystemExit:
-    pass
+    main.run({arguments!r})
+except main.HutchError as error:
+    assert "nothing listens" in str(error) or "cannot connect" in str(error)
 import json
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
