@@ -35,12 +35,17 @@ quiet_git() {
 usable() {
     [ -d "$GIT_DIR" ] && [ ! -L "$GIT_DIR" ] && [ ! -e "$GIT_DIR/commondir" ] || return 1
     for part in objects refs; do [ -d "$GIT_DIR/$part" ] && [ ! -L "$GIT_DIR/$part" ] || return 1; done
-    [ "$(quiet_git config --file "$GIT_DIR/config" --get core.repositoryformatversion 2>/dev/null)" = 0 ]
+    [ "$(quiet_git config --file "$GIT_DIR/config" --get core.repositoryformatversion 2>/dev/null)" = 0 ] &&
+        quiet_git rev-parse --git-dir >/dev/null 2>&1
 }
 
+# The old index is kept if there is one: it alone knows which files were tracked and have to go.
 make_new() {
+    rm -rf "$HUTCH_WORKTREE/.git-index.hutch"
+    [ -L "$GIT_DIR" ] || [ ! -f "$GIT_DIR/index" ] || mv -f "$GIT_DIR/index" "$HUTCH_WORKTREE/.git-index.hutch"
     rm -rf "$GIT_DIR" || return 1
     mkdir -p "$GIT_DIR/objects/info" "$GIT_DIR/objects/pack" "$GIT_DIR/refs/heads" "$GIT_DIR/refs/tags" "$GIT_DIR/info" "$GIT_DIR/hooks" || return 1
+    [ ! -f "$HUTCH_WORKTREE/.git-index.hutch" ] || mv -f "$HUTCH_WORKTREE/.git-index.hutch" "$GIT_DIR/index"
     echo 'ref: refs/heads/main' >"$GIT_DIR/HEAD"
     printf '[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n' >"$GIT_DIR/config"
 }
@@ -77,7 +82,8 @@ refresh_refs() {
     if [ -n "$HUTCH_DEFAULT_BRANCH" ]; then
         printf 'ref: refs/remotes/origin/%s\n' "$HUTCH_DEFAULT_BRANCH" >"$GIT_DIR/refs/remotes/origin/HEAD"
     fi
-    set_config remote.origin.url "$HUTCH_ORIGIN_URL" && set_config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
+    quiet_git config --file "$GIT_DIR/config" --unset-all core.worktree
+    set_config core.bare false && set_config remote.origin.url "$HUTCH_ORIGIN_URL" && set_config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
 }
 
 # The index says which files were tracked before. One that can't be read, or that tells git to look away from files, is
