@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 DNS_PORT = 53
 TTL = 5  # short: the answer is free, and lost when the filter restarts
-QUERIES_PER_SECOND = 300
-BURST = 1_000
+QUERIES_PER_SECOND = 500
+BURST = 2_000
 LOCALHOST = {dns.rdatatype.A: "127.0.0.1", dns.rdatatype.AAAA: "::1"}
 
 

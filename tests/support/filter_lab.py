@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.launch import filter_command
-from proxy.trust import make_ca, trust_env, trust_files
+from proxy.trust import Link, make_ca, trust_env, trust_files
 from tests.support.upstream import Upstream
 
 UID = 64_123
@@ -120,10 +121,22 @@ class Network:
 
 
 def _remove_config(config: Path, parent_too: bool) -> None:
-    (config / "resolv.conf").unlink()
-    config.rmdir()
+    shutil.rmtree(config)
     if parent_too:
         config.parent.rmdir()
+
+
+def lay(files: dict[str, bytes | Link], over_etc: Path) -> None:
+    """Put the files of etc/ssl where `ip netns exec` lays them over the host's own /etc/ssl."""
+    for name, content in files.items():
+        path = over_etc / Path(name).relative_to("etc") if name.startswith("etc/ssl/") else None
+        if path is None:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Link):
+            path.symlink_to(content.target)
+        else:
+            path.write_bytes(content)
 
 
 class Filter:
@@ -215,11 +228,8 @@ class Lab:
         self.ca = make_ca()
         host = HOST_BUNDLE.read_bytes() if HOST_BUNDLE.exists() else b""
         (directory / "upstream.pem").write_bytes(host + upstream.ca)
-        files = trust_files(b"", host + upstream.ca, self.ca)
-        self.bundle = directory / "inside.pem"
-        content = files["etc/ssl/certs/ca-certificates.crt"]
-        assert isinstance(content, bytes)
-        self.bundle.write_bytes(content)
+        for sandbox in network.sandboxes:
+            lay(trust_files(host, upstream.ca, self.ca), Path("/etc/netns") / sandbox)
         (directory / "only-ours.pem").write_bytes(self.ca)
         self.hosts = directory / "hosts"
         self.hosts.write_text(HOSTS)
@@ -260,7 +270,7 @@ class Lab:
     def _environment(self) -> dict[str, str]:
         """The trust that a sandbox gets, and little else."""
         base = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LANG": "C.UTF-8"}
-        return base | {name: str(self.bundle) for name in trust_env()}
+        return base | trust_env()
 
     def run(self, *command: str, sandbox: int = 0, seconds: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
         """A command in a sandbox's network."""

@@ -53,6 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._seen()
         if self.path.startswith("/bytes/"):
             self._send_bytes(int(self.path.removeprefix("/bytes/")))
+        elif self.path.startswith("/files/"):
+            self._send_file(self.server.files / self.path.partition("?")[0].removeprefix("/files/"))
         elif self.path == "/websocket":
             self._websocket()
         elif self.path == "/switch":
@@ -86,6 +88,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _send_file(self, path: Path) -> None:
+        if path.is_file():
+            self._answer(path.read_bytes())
+        else:
+            self.send_error(404)
+
     def _send_bytes(self, count: int) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(count))
@@ -115,6 +123,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 512
     context: ssl.SSLContext | None = None
     seen: list[Seen]
+    files: Path
 
     def finish_request(self, request: object, client_address: object) -> None:
         assert isinstance(request, socket.socket)
@@ -128,7 +137,8 @@ class _Server(ThreadingHTTPServer):
 
 
 class Upstream:
-    """Servers on ports 80, 443, 8080 and 8443 of each address. `ca` is the certificate to trust, in PEM."""
+    """Servers on ports 80, 443, 8080 and 8443 of each address. `ca` is the certificate to trust, in PEM.
+    /files/ is the directory `files`."""
 
     def __init__(self, directory: Path, addresses: Sequence[str]) -> None:
         self.seen: list[Seen] = []
@@ -138,6 +148,7 @@ class Upstream:
             for port in (80, 443, 8080, 8443):
                 server = _Server((address, port), _Handler)
                 server.seen, server.context = self.seen, context if port % 1000 == 443 else None
+                server.files = directory / "files"
                 self._servers.append(server)
 
     def __enter__(self) -> Upstream:
