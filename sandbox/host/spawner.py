@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -48,6 +49,20 @@ class Process:
         self.pidfd = -1
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._abandoned = False
+
+    def begin(self, pid: int, pidfd: int) -> None:
+        """Called by the spawner's client, once, and only if it was started."""
+        self.pid, self.pidfd = pid, pidfd
+        if not self.started.done():
+            self.started.set_result(None)
+        if self._abandoned:
+            self.kill()
+
+    def abandon(self) -> None:
+        """Kill it now, or, if its start has not been heard of yet, then."""
+        self._abandoned = True
+        self.kill()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal; nothing happens when the process has ended."""
@@ -100,13 +115,10 @@ class Channel:
                 failure = await streams.read_all(status.read)
                 await process.started
         except BaseException:
-            process.kill()
-            self._processes.pop(plan.id, None)
+            process.abandon()
             raise
         if failure:
-            if process.pid:
-                await process.wait()
-            self._processes.pop(plan.id, None)
+            await process.wait()
             raise _explain(plan, failure)
         return process
 
@@ -147,9 +159,8 @@ class Channel:
             for fd in fds:
                 os.close(fd)
         elif "started" in message:
-            process.pid, process.pidfd = message["pid"], fds[0]
             os.set_inheritable(fds[0], False)
-            process.started.set_result(None)
+            process.begin(message["pid"], fds[0])
         else:
             del self._processes[process.id]
             process.end(message["status"])
@@ -244,9 +255,9 @@ class Spawners:
 def _explain(plan: StartPlan | JoinPlan, failure: bytes) -> SandboxFailed:
     try:
         told = json.loads(failure)
-        reason = told["message"]
-        return SandboxFailed(
-            f"cannot start {plan.argv[0]} in a sandbox: could not {told['step']}: {reason}", "hutch doctor"
-        )
+        what = f"cannot start {plan.argv[0]} in a sandbox: could not {told['step']}: {told['message']}"
+        if told["errno"] == errno.EAGAIN:
+            return SandboxFailed(f"{what}: it has as many processes as it may", "end some of them, or raise --pids")
+        return SandboxFailed(what, "hutch doctor")
     except (ValueError, KeyError):
         return SandboxFailed(f"cannot start {plan.argv[0]} in a sandbox: {failure!r}", "hutch doctor")

@@ -9,7 +9,7 @@ children. `python -I -m sandbox.inside.spawner FD`, where FD is a SEQPACKET sock
              └─ keeper of lease 2 …                         ◀─ LeasePlan (to the spawner)
 
     request:  one message, first descriptor a memfd with the plan's JSON, the others what the plan refers to by index
-    answers:  {"started": id, "pid": n} + pidfd ─ {"exited": id, "status": exit code or -signal} ─ {"error": …}
+    answers:  {"started": id, "pid": n} + pidfd ─ {"exited": id, "status": exit code or -signal}
 
 Whether the exec worked is told by the status pipe in the plan, not here: end of file means yes. End of file on the
 socket means that the daemon is gone: every child is killed and the process ends.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -28,7 +29,7 @@ import socket
 import sys
 
 from sandbox.inside import child, credentials, namespaces, syscalls
-from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, StartPlan, decode
+from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, Plan, StartPlan, decode
 
 _MAX_FDS = 253  # SCM_MAX_FD of the kernel
 
@@ -65,16 +66,17 @@ class Spawner:
         if not fds:
             return False
         try:
-            self._obey(list(fds))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            self._answer({"error": f"the spawner could not follow a plan: {error!r}"})
+            plan = decode(os.pread(fds[0], os.fstat(fds[0]).st_size, 0))
+            try:
+                self._obey(plan, list(fds))
+            except OSError as error:  # fork says EAGAIN where the sandbox has as many processes as it may
+                self._refuse(plan, list(fds), "fork a process", error)
         finally:
             for fd in fds:
                 os.close(fd)
         return True
 
-    def _obey(self, fds: list[int]) -> None:
-        plan = decode(os.pread(fds[0], os.fstat(fds[0]).st_size, 0))
+    def _obey(self, plan: Plan, fds: list[int]) -> None:
         if isinstance(plan, LeasePlan | GatewayPlan):
             self._fork_maker(plan, fds)
         elif isinstance(plan, StartPlan):
@@ -82,10 +84,19 @@ class Spawner:
         else:
             pidfd = self._pidfds.get(plan.sandbox)
             if pidfd is None:
-                failure = {"step": "find the sandbox", "subject": plan.sandbox, "errno": 3, "message": "it has ended"}
-                os.write(fds[plan.status], json.dumps(failure).encode())
-                return
+                return self._refuse(plan, fds, "find the sandbox", ProcessLookupError(errno.ESRCH, "it has ended"))
             self._fork_into_pid_namespace(plan, fds, pidfd)
+
+    def _refuse(self, plan: Plan, fds: list[int], step: str, error: OSError) -> None:
+        """Tell why no process was made, in the way that the one who waits for it listens to (or has stopped to)."""
+        if isinstance(plan, LeasePlan | GatewayPlan):
+            with contextlib.suppress(OSError):
+                os.write(fds[plan.reply], f"could not {step}: {error}".encode())
+            return
+        failure = {"step": step, "subject": plan.id, "errno": error.errno, "message": f"{error}"}
+        with contextlib.suppress(OSError):
+            os.write(fds[plan.status], json.dumps(failure).encode())
+        self._answer({"exited": plan.id, "status": 127})
 
     def _fork_maker(self, plan: LeasePlan | GatewayPlan, fds: list[int]) -> None:
         pid = os.fork()
