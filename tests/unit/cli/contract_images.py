@@ -5,6 +5,7 @@ It must not keep what is uploaded: only the size is looked at.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,6 +24,10 @@ class Refusal(Exception):
 
 def line(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
+
+
+def output(stream: str, data: bytes, **more: str) -> dict[str, Any]:
+    return {"type": "output", "stream": stream, "data": base64.b64encode(data).decode(), **more}
 
 
 @router.get("/images")

@@ -7,7 +7,6 @@ Started as `python contract_server.py SOCKET DIRECTORY`.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import fcntl
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from contract_images import Refusal, images, line, router
+from contract_images import Refusal, images, line, output, router
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
@@ -44,10 +43,6 @@ async def refuse(_: Request, error: Refusal) -> JSONResponse:
 
 def now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def output(stream: str, data: bytes, **more: str) -> dict[str, Any]:
-    return {"type": "output", "stream": stream, "data": base64.b64encode(data).decode(), **more}
 
 
 class Running:
