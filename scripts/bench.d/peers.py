@@ -1,7 +1,7 @@
 """Sets up the systems that can run on this host, and says why the others can't. Everything is taken down at the end.
 
-Must not change the host: docker's daemon runs in network and mount namespaces of its own, podman's store lies in a
-temporary directory, and nothing is installed here (scripts/bench --install-peers does that).
+Must not change the host: docker's daemon runs in a network namespace of its own, all of this in a mount namespace that
+scripts/bench made, stores lie in a temporary directory, and nothing is installed here (scripts/bench --install-peers).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from systems import LIMIT, Bwrap, Engine, Runc, System
@@ -23,6 +23,8 @@ def set_up(stack: ExitStack, tree: Path, directory: Path) -> tuple[list[System],
     """The peers that work, each tried once, and a line for each that doesn't; `tree` is the root file system for all."""
     systems: list[System] = []
     skipped: list[str] = []
+    stack.callback(unmount_below, directory)
+    stack.callback(remove_groups, peers_groups())
 
     def add(program: str, make: object) -> None:
         if shutil.which(program, path="/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") is None:
@@ -44,6 +46,27 @@ def set_up(stack: ExitStack, tree: Path, directory: Path) -> tuple[list[System],
     return systems, skipped
 
 
+def unmount_below(directory: Path) -> None:
+    """Podman leaves its store mounted on itself."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    for point in sorted((line.split(" ")[4] for line in lines), reverse=True):
+        if Path(point).is_relative_to(directory):
+            subprocess.run(["umount", point], check=False, timeout=LIMIT)
+
+
+def peers_groups() -> set[Path]:
+    """The cgroups below which docker and podman make theirs, as far as they are there."""
+    return {path for name in ("docker", "libpod_parent") for path in Path("/sys/fs/cgroup").rglob(name)}
+
+
+def remove_groups(before: set[Path]) -> None:
+    """Both leave them, empty; those of before are somebody else's."""
+    for top in peers_groups() - before:
+        for path in sorted((path for path in [top, *top.rglob("*")] if path.is_dir()), reverse=True):
+            with suppress(OSError):
+                path.rmdir()
+
+
 @contextmanager
 def archived(tree: Path, directory: Path) -> Iterator[Path]:
     """The tree as a tar file, from which podman and docker import it."""
@@ -56,9 +79,11 @@ def archived(tree: Path, directory: Path) -> Iterator[Path]:
 def podman(archive: Path | None, directory: Path) -> list[System]:
     """Podman with a store of its own."""
     places = ["--root", str(directory / "podman"), "--runroot", str(directory / "podman-run")]
-    engine = ["podman", *places, "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+    engine = ["podman", *places, "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
     subprocess.run([*engine, "import", str(archive), "bench"], check=True, capture_output=True, timeout=IMPORT_SECONDS)
-    return [Engine("podman none", "overlay, cgroup, seccomp; no network", engine, ["--network", "none"], "bench")]
+    # Its own defaults are more than a host without CAP_SYS_RESOURCE allows.
+    run = ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+    return [Engine("podman none", "overlay, cgroup, seccomp; no network", engine, run, "bench")]
 
 
 def docker(stack: ExitStack, archive: Path | None, directory: Path) -> list[System]:
@@ -67,7 +92,7 @@ def docker(stack: ExitStack, archive: Path | None, directory: Path) -> list[Syst
     places = ["--data-root", f"{directory}/docker", "--exec-root", f"{directory}/docker-run"]
     # `ip link set lo up` first: docker's proxy listens there. `exec`, so that the pid is the daemon's.
     script = 'ip link set lo up; exec dockerd "$@"'
-    command = ["unshare", "--net", "--mount", "sh", "-c", script, "dockerd", *places]
+    command = ["unshare", "--net", "sh", "-c", script, "dockerd", *places]
     log = stack.enter_context((directory / "docker.log").open("wb"))
     daemon = subprocess.Popen(
         [*command, "--pidfile", f"{directory}/docker.pid", "--host", socket], stdout=log, stderr=log
