@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 from rootfs.compression import Stream
 from rootfs.errors import ArchiveError, shown
@@ -117,6 +118,7 @@ def _verify_checksum(raw: bytes, header: tuple[bytes, ...]) -> None:
         )
 
 
+@lru_cache(4096)  # modes, owners and many times repeat; this is the hottest line of an import
 def _number(field_: bytes, what: str) -> int:
     """Octal text, or base-256 when the first bit is set. Negative numbers occur only as times."""
     if field_[0] & 0x80:

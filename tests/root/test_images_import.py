@@ -1,43 +1,21 @@
-"""Importing archives for real: what arrives on disk, and that nothing else does.
+"""Importing plain root filesystems for real: what arrives on disk, what is refused, and that nothing else is touched.
 
 Must not mount; the states are the tests' own. Judged by looking at the layers, not by what the job says.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import stat
 import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rootfs.errors import ImageError
-from rootfs.image import Image
-from rootfs.import_job import import_archive
 from rootfs.read_image import read_from_image
 from rootfs.store import Store
 from rootfs.tree import measure_tree
-from tests.support.archives import (
-    OTHER,
-    Layer,
-    directory,
-    docker_save,
-    hardlink,
-    member,
-    oci,
-    pax,
-    sha256,
-    small_root,
-    symlink,
-    tar,
-    write,
-)
+from tests.support.archives import directory, hardlink, member, pax, sha256, small_root, symlink, tar, write
+from tests.support.images import load, refused
 
 FORMS = ("", "gzip", "xz", "zstd")
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
@@ -48,32 +26,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "state")
 
 
-def quiet(text: str, done: int | None = None, total: int | None = None) -> None:
-    """A progress function for those who don't care."""
-
-
-def load(store: Store, data: bytes, form: str = "", name: str = "x") -> Image:
-    archive = write(store.root.parent / "archive", data, form)
-    return import_archive(store, str(archive), name, "archive", quiet)  # type: ignore[arg-type]
-
-
-def refused(store: Store, data: bytes, words: str, form: str = "") -> None:
-    """The import fails with one sentence, and leaves nothing."""
-    with pytest.raises(ImageError, match=words) as caught:
-        load(store, data, form)
-    message = str(caught.value)
-    assert message.startswith("cannot import 'archive': ")
-    assert "\n" not in message
-    assert store.list_images() == []
-    assert list(store.staging.iterdir()) == []
-
-
 def layer(store: Store, data: bytes) -> Path:
     """The single layer of a plain tar; missing directories are another one's."""
     return store.layer_path(load(store, data).layers[-1])
-
-
-# what arrives
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -258,247 +213,3 @@ def test_damaged_compression_is_refused(form: str, store: Store) -> None:
 
 def test_a_bomb_is_refused(store: Store) -> None:
     refused(store, tar(*(member(b"%d" % n, bytes(50 << 20)) for n in range(6))), "times its size", "zstd")
-
-
-# docker and OCI
-
-
-def upper() -> bytes:
-    """A second layer: deletes, replaces, hides a directory."""
-    return tar(
-        directory(b"etc/"),
-        member(b"etc/.wh.passwd"),
-        directory(b"usr/"),
-        directory(b"usr/bin/"),
-        member(b"usr/bin/.wh..wh..opq"),
-        member(b"usr/bin/new", b"2"),
-        member(b".wh.gone"),
-        directory(b"gone/"),
-        member(b"gone/fresh", b"3"),
-    )
-
-
-CONFIG = {"Env": ["A=1"], "WorkingDir": "/srv", "User": "app", "Entrypoint": ["/e"], "Cmd": ["c"]}
-
-
-def containers() -> dict[str, bytes]:
-    """The same image in every layout."""
-    lower, middle = (
-        Layer.of(small_root(), "gzip"),
-        Layer.of(tar(member(b"gone/old", b"0"), member(b"usr/bin/old", b"0")), "zstd"),
-    )
-    top = Layer.of(upper())
-    plain = [Layer.of(item.tar) for item in (lower, middle, top)]
-    return {
-        "docker": docker_save(plain, CONFIG),
-        "docker with OCI inside": oci(plain, CONFIG, docker=True),
-        "oci": oci([lower, middle, top], CONFIG),
-        "oci nested": oci([lower, middle, top], CONFIG, nested=True),
-    }
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("layout", containers())
-def test_every_layout_gives_the_same_image(layout: str, form: str, store: Store) -> None:
-    image = load(store, containers()[layout], form)
-    assert image.layers[-3] == sha256(small_root())
-    assert image.layers[-1] == sha256(upper())
-    assert image.config.to_dict()["env"]["A"] == "1"
-    assert (image.config.workdir, image.config.user, image.config.entrypoint, image.config.cmd) == (
-        "/srv",
-        "app",
-        ("/e",),
-        ("c",),
-    )
-    assert read_from_image(store, image, "/etc/passwd") is None
-    assert read_from_image(store, image, "/usr/bin/tool") is None
-    assert read_from_image(store, image, "/usr/bin/old") is None
-    assert read_from_image(store, image, "/bin/new") == b"2"
-    assert read_from_image(store, image, "/gone/old") is None
-    assert read_from_image(store, image, "/gone/fresh") == b"3"
-
-
-def test_whiteouts_have_the_form_of_overlayfs(store: Store) -> None:
-    image = load(store, containers()["oci"])
-    top = store.layer_path(image.layers[-1])
-    info = (top / "etc/passwd").lstat()
-    assert stat.S_ISCHR(info.st_mode)
-    assert info.st_rdev == 0
-    assert os.getxattr(top / "usr/bin", "trusted.overlay.opaque") == b"y"
-    assert os.getxattr(top / "gone", "trusted.overlay.opaque") == b"y"
-    assert "trusted.overlay.opaque" not in os.listxattr(top / "etc")
-    assert not [path for path in top.rglob("*") if path.name.startswith(".wh.")]
-
-
-def test_equal_layers_are_stored_once(store: Store) -> None:
-    twice = Layer.of(small_root())
-    image = load(store, docker_save([twice, Layer.of(tar(member(b"x"))), twice]))
-    assert image.layers[-3] == image.layers[-1]
-    assert len(list(store.layers.iterdir())) == 3
-    before = {path: path.stat().st_ino for path in store.layers.iterdir()}
-    load(store, oci([Layer.of(small_root(), "gzip")]), name="y")
-    assert {path: path.stat().st_ino for path in store.layers.iterdir()} == before
-
-
-def broken_containers() -> dict[str, tuple[bytes, str]]:
-    good, other = Layer.of(small_root()), Layer.of(tar(member(b"x", b"1")))
-    swapped = Layer(good.tar, other.stored)
-    config = json.dumps({"architecture": "x", "os": "linux"}).encode()
-    return {
-        "another layer than its digest says": (docker_save([swapped]), "doesn't have the digest"),
-        "another layer than its digest says, OCI": (oci([swapped]), "doesn't have the digest"),
-        "a changed config": (
-            docker_save([good], {"User": "a"}).replace(b'"User": "a"', b'"User": "b"'),
-            "digest that is stated",
-        ),
-        "for another machine": (docker_save([good], architecture=OTHER), "isn't for linux on"),
-        "no manifest": (tar(member(b"oci-layout", b"{}")), "neither index.json nor manifest.json"),
-        "no images": (tar(member(b"manifest.json", b"[]")), "holds 0 images"),
-        "two images": (tar(member(b"manifest.json", b"[{},{}]")), "holds 2 images"),
-        "no JSON": (tar(member(b"index.json", b"{")), "isn't JSON"),
-        "deep JSON": (tar(member(b"index.json", b"[" * 200_000)), "isn't JSON"),
-        "a missing blob": (
-            tar(member(b"index.json", json.dumps({"manifests": [{"digest": "sha256:" + "a" * 64}]}).encode())),
-            "lacks 'blobs/sha256/aaa",
-        ),
-        "a digest that is a path": (
-            tar(member(b"index.json", json.dumps({"manifests": [{"digest": "sha256:../../etc"}]}).encode())),
-            "isn't sha256",
-        ),
-        "layers that climb": (
-            tar(
-                member(f"{sha256(config)}.json".encode(), config),
-                member(
-                    b"manifest.json", json.dumps([{"Config": f"{sha256(config)}.json", "Layers": ["../../x"]}]).encode()
-                ),
-            ),
-            "isn't for linux",
-        ),
-        "a member twice": (tar(member(b"index.json", b"{}"), member(b"index.json", b"{}")), "twice"),
-        "an environment that isn't one": (docker_save([good], {"Env": ["A B=1"]}), "a variable named"),
-        "a relative working directory": (docker_save([good], {"WorkingDir": "x"}), "plain absolute path"),
-        "a whiteout of /etc": (docker_save([good, Layer.of(tar(member(b".wh.etc")))]), "/etc isn't a directory"),
-        "a whiteout of nothing": (docker_save([Layer.of(tar(member(b"a/.wh...")))]), "names no sibling"),
-        "a layer that hides all": (docker_save([good, Layer.of(tar(member(b".wh..wh..opq")))]), "hides everything"),
-        "an opaque mark through a link": (
-            docker_save([Layer.of(tar(directory(b"d"), symlink(b"l", b"d"), member(b"l/.wh..wh..opq")))]),
-            "reached through a link",
-        ),
-        "links in a circle": (
-            tar(symlink(b"index.json", b"manifest.json"), symlink(b"manifest.json", b"index.json")),
-            "neither|lacks",
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", broken_containers())
-def test_broken_containers_are_refused(name: str, store: Store) -> None:
-    data, words = broken_containers()[name]
-    refused(store, data, words)
-    refused(store, data, words, "gzip")
-
-
-def test_the_writer_cannot_be_led_out_by_marks(store: Store, tmp_path: Path) -> None:
-    """The opaque mark is set by the privileged process: never on a directory outside."""
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    data = tar(symlink(b"l", str(outside).encode()), directory(str(outside).encode()), member(b"l/.wh..wh..opq"))
-    refused(store, docker_save([Layer.of(data)]), "reached through a link")
-    assert os.listxattr(outside) == []
-
-
-# the job as a process
-
-
-def start(store: Store, archive: Path, name: str = "x") -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-m", "rootfs.import_job"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    process.stdin.write(
-        json.dumps({"state": str(store.root), "archive": str(archive), "name": name, "source": "test"}).encode()
-    )
-    process.stdin.close()
-    return process
-
-
-def lines_of(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-    assert process.stdout is not None
-    assert process.stderr is not None
-    lines = [json.loads(line) for line in process.stdout.read().splitlines()]
-    assert process.stderr.read() == b""
-    return lines
-
-
-def test_the_job_speaks_its_protocol(store: Store) -> None:
-    with start(store, write(store.root.parent / "a", small_root())) as process:
-        *progress, last = lines_of(process)
-    assert process.returncode == 0
-    assert all("progress" in line for line in progress)
-    assert last["result"] == store.load("x").to_dict()
-
-
-def test_an_import_replaces_the_former_image_in_one_instant(store: Store) -> None:
-    first = load(store, small_root())
-    refused_name = store.images / "x.json"
-    inode = refused_name.stat().st_ino
-    with pytest.raises(ImageError):
-        load(store, b"nonsense")
-    assert store.load("x") == first
-    second = load(store, tar(member(b"hello")))
-    assert store.load("x") == second
-    assert refused_name.stat().st_ino != inode
-
-
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_job_leaves_no_process_and_nothing_after_a_sweep(sent: signal.Signals, store: Store) -> None:
-    archive = write(store.root.parent / "big", tar(*(member(b"%d" % n, os.urandom(4 << 20)) for n in range(30))))
-    with start(store, archive) as process:
-        deadline = time.monotonic() + 20
-        while not list(store.staging.glob("*/layer/*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(sent)
-        lines = lines_of(process)
-    assert process.returncode == (143 if sent is signal.SIGTERM else -9)
-    if sent is signal.SIGTERM:
-        assert lines[-1]["error"]["message"] == "the job was stopped"
-        assert list(store.staging.iterdir()) == []
-    deadline = time.monotonic() + 20
-    while inmates_of(store):
-        assert time.monotonic() < deadline, "an inmate survived"
-        time.sleep(0.05)
-    store.sweep_staging()
-    assert list(store.staging.iterdir()) == []
-    assert store.list_images() == []
-
-
-def inmates_of(store: Store) -> list[str]:
-    """Processes whose root directory lies in the store."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if str((entry / "root").readlink()).startswith(str(store.root)):
-                    found.append(entry.name)
-            except OSError:
-                continue
-    return found
-
-
-def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
-    """In a mount namespace of its own, on a tmpfs of 600 MB: more than the reserve, less than the archive needs."""
-    archive = write(tmp_path / "big", tar(*(member(b"%d" % n, os.urandom(1 << 20)) for n in range(150))))
-    request = json.dumps({"state": str(tmp_path / "disk/state"), "archive": str(archive), "name": "x", "source": "big"})
-    script = 'mount -t tmpfs -o size=$1 none "$2" && "$3" -I -m rootfs.import_job; find "$2" -type f'
-    (tmp_path / "disk").mkdir()
-    for size, words in (("600m", "unpacks to more than|disk is full"), ("100m", "is full")):
-        argv = ["unshare", "--mount", "sh", "-c", script, "sh", size, str(tmp_path / "disk"), sys.executable]
-        done = subprocess.run(argv, input=request, capture_output=True, text=True, timeout=60, check=False)
-        *_, last = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        assert any(word in last["error"]["message"] for word in words.split("|")), last
-        left = [line for line in done.stdout.splitlines() if line.startswith("/")]
-        assert [Path(line).name for line in left] == ["layers.lock"]
