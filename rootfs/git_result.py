@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pygit2
-from pygit2.enums import DiffOption, RepositoryOpenFlag
+from pygit2.enums import RepositoryOpenFlag
 
 from rootfs.git_errors import RepositoryError
 from rootfs.git_mirror import locked
+from rootfs.git_patch import counts, patches
 from rootfs.git_tree import Limits, Report, TreeEditor, shown
 from rootfs.pack import COMMIT, TREE, PackWriter
 from rootfs.upper import Directory, Kind, UpperError
@@ -90,7 +91,7 @@ def result(request: Request) -> dict[str, Any]:
         pack.close()
     # A commit that took its place at the same second with the same content is the same commit: the ref may be moved.
     repo.references.create(ref, commit, force=True)
-    return _described(commit, _counted(repo, base.tree_id, repo[commit].tree_id), report)
+    return _described(commit, counts(repo, base.tree, repo[commit].tree), report)
 
 
 def open_results(mirror: Path) -> pygit2.Repository:
@@ -114,7 +115,6 @@ def _make_results(mirror: Path, results: Path) -> None:
     work = Path(tempfile.mkdtemp(prefix="git-", dir=staging))
     try:
         repo = pygit2.init_repository(str(work / "results.git"), bare=True)
-        repo.config["core.abbrev"] = 40  # diffs with full ids: they are what `git apply` needs for binary files
         alternates = work / "results.git" / "objects" / "info" / "alternates"
         alternates.parent.mkdir(exist_ok=True)
         alternates.write_text("../../mirror.git/objects\n")
@@ -191,23 +191,14 @@ def _described(commit: str | None, counts: Sequence[int], report: Report) -> dic
     }
 
 
-def _counted(repo: pygit2.Repository, old: pygit2.Oid, new: pygit2.Oid) -> tuple[int, int, int]:
-    stats = _diff(repo, old, new, DiffOption.NORMAL).stats
-    return stats.files_changed, stats.insertions, stats.deletions
-
-
-def _diff(repo: pygit2.Repository, old: pygit2.Oid, new: pygit2.Oid, flags: DiffOption) -> pygit2.Diff:
-    return repo.diff(repo[old], repo[new], flags=flags)
-
-
 def diff(mirror: Path, base: str, commit: str, output: Path) -> dict[str, Any]:
     """Write the patch from `base` to `commit` to `output`, such that `git apply` makes the very same tree. The job's "diff"."""
     repo = open_results(mirror)
-    old, new = _commit(repo, base).tree_id, _commit(repo, commit).tree_id
+    old, new = _commit(repo, base).tree, _commit(repo, commit).tree
     size = 0
     with output.open("wb") as file:
-        for patch in _diff(repo, old, new, DiffOption.SHOW_BINARY):
-            size += file.write(patch.data)
+        for patch in patches(repo, old, new):
+            size += file.write(patch)
     return {"output": str(output), "bytes": size}
 
 

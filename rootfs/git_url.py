@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from rootfs.git_errors import RepositoryError
 
 _SCP = re.compile(
-    r"(?:(?P<user>[^@/:\s]+)@)?(?P<host>\[[0-9a-fA-F:.]+\]|[^@/:\s\[\]]+):(?P<path>(?!//).+)\Z", re.DOTALL
+    r"(?:(?P<user>[^@/:\s]+)@)?(?P<host>\[[0-9a-fA-F:.]+\]|[^@/:\s\[\]]+):(?P<path>(?!//|:).+)\Z", re.DOTALL
 )
 _SCHEMES = {"https": 443, "http": 80, "ssh": 22, "git": 9418}
 _HOW = "give an https:// or ssh:// URL, user@host:path, file:// or an absolute path"
