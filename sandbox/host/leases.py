@@ -26,6 +26,8 @@ from sandbox.inside.plan import LeasePlan
 # What a cgroup is made with before its sandbox's own limits are known: wide, since v1 wants memory limits lowered only.
 _UNUSED = Limits(memory=1 << 42, cpus=1.0, pids=1 << 15)
 
+_PAUSE = 0.05  # seconds
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -55,6 +57,7 @@ class Leases:
         self._numbers = deque(range(1, RANGES_PER_BLOCK))
         self._ready: deque[Lease] = deque()
         self._refill: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def acquire(self) -> Lease:
         """Return a lease, prepared or made now. Raises OutOfResources when every number is in use."""
@@ -65,7 +68,7 @@ class Leases:
             await self.release(lease)
         else:
             lease = await self._make()
-        self.refill()
+        self._refill_later()
         return lease
 
     async def release(self, lease: Lease) -> None:
@@ -75,6 +78,13 @@ class Leases:
             os.close(fd)
         await asyncio.to_thread(lease.group.remove)
         self._numbers.append(lease.number)
+
+    def _refill_later(self) -> None:
+        """Refill once nobody has asked for a moment: making leases would take the processor from the sandbox that starts."""
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_PAUSE if self._ready else 0, self.refill)
 
     def refill(self) -> None:
         """Prepare leases in the background until enough are ready."""
@@ -124,6 +134,8 @@ class Leases:
     async def close(self) -> None:
         """Drop the prepared leases."""
         self._wanted = 0
+        if self._timer is not None:
+            self._timer.cancel()
         if self._refill is not None:
             self._refill.cancel()
             with contextlib.suppress(asyncio.CancelledError):
