@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import os
 import secrets
 import signal
 import termios
@@ -22,6 +23,7 @@ from sandbox.host import streams
 from sandbox.host.sandbox import Command, Joined, Sandbox
 
 _SIGNALS: Final = {"INT", "TERM", "HUP", "QUIT", "KILL", "USR1", "USR2", "CONT", "STOP"}
+type _Queue = asyncio.Queue[dict[str, Any] | Exception | None]
 _QUEUED: Final = 64  # pieces of output that wait for a slow reader before the command is held up
 
 
@@ -43,13 +45,32 @@ class Execs:
 
     def __init__(self) -> None:
         self._running: dict[str, Joined] = {}
+        self._drivers: set[asyncio.Task[None]] = set()
 
     async def run(self, context: PhaseContext, spec: ExecSpec) -> AsyncGenerator[dict[str, Any]]:
-        """Run `spec` in the task's sandbox; yields started, output… and exit events."""
-        sandbox = context.running()
-        command = _command(context, spec)
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_QUEUED)
+        """Run `spec` in the task's sandbox; yields started, output… and exit events. Closing the generator ends the command."""
+        queue: _Queue = asyncio.Queue(_QUEUED)
+        # A task of its own: the web server cancels a request over and over, which would interrupt what has to be released.
+        driver = asyncio.create_task(self._drive(context.running(), _command(context, spec), spec, queue))
+        self._drivers.add(driver)
+        driver.add_done_callback(self._drivers.discard)
+        try:
+            while isinstance(event := await queue.get(), dict):
+                yield event
+            if event is not None:
+                raise event
+        finally:
+            driver.cancel()
 
+    async def _drive(self, sandbox: Sandbox, command: Command, spec: ExecSpec, queue: _Queue) -> None:
+        end: Exception | None = None
+        try:
+            await self._join(sandbox, command, spec, queue)
+        except Exception as error:  # raised again where somebody listens
+            end = error
+        await queue.put(end)
+
+    async def _join(self, sandbox: Sandbox, command: Command, spec: ExecSpec, queue: _Queue) -> None:
         async def sink(stream: str, data: bytes) -> None:
             await queue.put({"type": "output", "stream": stream, "data": base64.b64encode(data).decode()})
 
@@ -57,28 +78,25 @@ class Execs:
         async with _joined(sandbox, command, spec, sink) as joined:
             self._running[identity] = joined
             try:
-                yield {"type": "started", "exec": identity}
-                ending = asyncio.create_task(_end(joined, queue))
-                try:
-                    while (event := await queue.get()) is not None:
-                        yield event
-                    yield {"type": "exit", "exit_code": await ending}
-                finally:
-                    ending.cancel()
+                await queue.put({"type": "started", "exec": identity})
+                code = await joined.wait()
             finally:
                 del self._running[identity]
+            await queue.put({"type": "exit", "exit_code": code})
 
     async def write(self, identity: str, data: AsyncIterator[bytes]) -> None:
         """Hand the command its input; the end of `data` is the end of its input. Raises NotFound, BadRequest."""
         joined = self._find(identity)
         if joined.input < 0:
             raise BadRequest(f"exec {identity} takes no input", 'start it with "stdin": true')
-        async for piece in data:
-            # The exec may have ended, and its descriptor be somebody else's, while we waited for more input.
-            if piece and (
-                self._running.get(identity) is not joined or not await streams.write_all(joined.input, piece)
-            ):
-                break
+        # A descriptor of our own: the exec may end, and its descriptor's number be another file's, while we wait.
+        fd = os.dup(joined.input)
+        try:
+            async for piece in data:
+                if piece and not await streams.write_all(fd, piece):
+                    break
+        finally:
+            os.close(fd)
         if self._running.get(identity) is joined:
             joined.close_input()
 
@@ -99,12 +117,6 @@ class Execs:
         if joined is None:
             raise NotFound(f"there is no running exec {identity!r}", "it may have ended")
         return joined
-
-
-async def _end(joined: Joined, queue: asyncio.Queue[dict[str, Any] | None]) -> int:
-    code = await joined.wait()
-    await queue.put(None)
-    return code
 
 
 def _joined(

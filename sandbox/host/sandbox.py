@@ -26,7 +26,7 @@ from sandbox.host.errors import HostError
 from sandbox.host.filter import Filter, Record
 from sandbox.host.leases import Lease, Leases
 from sandbox.host.spawner import FdTable, Process
-from sandbox.host.streams import Pipe, Sink
+from sandbox.host.streams import Pipe, Pump, Sink
 from sandbox.inside.plan import Bind, JoinPlan, StartPlan
 
 HOSTNAME: Final = "hutch"
@@ -66,7 +66,7 @@ class Sandbox:
 
     def __init__(self, factory: Sandboxes, spec: SandboxSpec, lease: Lease, process: Process) -> None:
         self._factory = factory
-        self._pumps: list[asyncio.Task[None]] = []
+        self._pumps: list[Pump] = []
         self.spec = spec
         self.lease = lease
         self.process = process
@@ -101,9 +101,7 @@ class Sandbox:
                 end()
             if not wants_stdin:
                 stdin.close_write()
-            pumps = [
-                _start_pump(stack, pipe.read, name, sink) for pipe, name in ((stdout, "stdout"), (stderr, "stderr"))
-            ]
+            pumps = [_pump(stack, p.take_read(), n, sink) for p, n in ((stdout, "stdout"), (stderr, "stderr"))]
             yield Joined(process, pumps, stdin.write if wants_stdin else -1, stdin.close_write)
 
     @contextlib.asynccontextmanager
@@ -122,9 +120,7 @@ class Sandbox:
             stack.callback(os.close, fds[0])
             os.set_inheritable(fds[0], False)
             # One descriptor to read and one to write: each is watched by the event loop on its own.
-            reading = os.dup(fds[0])
-            stack.callback(os.close, reading)
-            yield Joined(process, [_start_pump(stack, reading, "stdout", sink)], fds[0], lambda: None)
+            yield Joined(process, [_pump(stack, os.dup(fds[0]), "stdout", sink)], fds[0], lambda: None)
 
     def _join_plan(self, stack: contextlib.AsyncExitStack, command: Command) -> tuple[FdTable, JoinPlan, Pipe]:
         self._joined += 1
@@ -152,7 +148,7 @@ class Joined:
     """A command that was started in a running sandbox. `input` is -1 where it takes none."""
 
     process: Process
-    pumps: list[asyncio.Task[None]]
+    pumps: list[Pump]
     input: int
     close_input: Callable[[], None]
 
@@ -189,7 +185,7 @@ class Sandboxes:
             stdout.close_write()
             stderr.close_write()
             sandbox = Sandbox(self, spec, lease, process)
-            sandbox._pumps = [_start_pump(stack, p.read, n, sink) for p, n in ((stdout, "stdout"), (stderr, "stderr"))]
+            sandbox._pumps = [_pump(stack, p.take_read(), n, sink) for p, n in ((stdout, "stdout"), (stderr, "stderr"))]
             yield sandbox
 
     def _start_plan(
@@ -258,10 +254,10 @@ def _fresh_work_directory(writable: Path) -> None:
     work.mkdir(mode=0o700)
 
 
-def _start_pump(stack: contextlib.AsyncExitStack, fd: int, name: str, sink: Sink) -> asyncio.Task[None]:
-    task = asyncio.create_task(streams.pump(fd, name, sink))
-    stack.push_async_callback(streams.finish, [task], 0.0)
-    return task
+def _pump(stack: contextlib.AsyncExitStack, fd: int, name: str, sink: Sink) -> Pump:
+    pump = Pump(fd, name, sink)
+    stack.push_async_callback(streams.stop, [pump])
+    return pump
 
 
 async def _end(process: Process) -> None:

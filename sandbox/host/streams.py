@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 CHUNK: Final = 65536
+_PIPE_MAX: Final = 1 << 20  # bytes: what a tenant may make of a pipe's 64 KiB
 type Sink = Callable[[str, bytes], Awaitable[None]]
 
 
@@ -34,6 +34,11 @@ class Pipe:
         end = self._ends[side]
         if end is None:
             raise ValueError("this end of the pipe is closed")
+        return end
+
+    def take_read(self) -> int:
+        """The reading end, which the caller closes from now on."""
+        end, self._ends[0] = self.read, None
         return end
 
     def close_read(self) -> None:
@@ -116,17 +121,48 @@ async def write_all(fd: int, data: bytes) -> bool:
     return True
 
 
-async def pump(fd: int, name: str, sink: Sink) -> None:
-    """Hand everything from `fd` to `sink` until the end; the reader's pace is the writer's."""
-    while data := await read_some(fd):
-        await sink(name, data)
+class Pump:
+    """Hands everything from `fd` to `sink` until the end; the reader's pace is the writer's. Closes `fd` when it has ended.
+
+    Nobody else may close it: while the event loop watches it, its number must not become that of another file.
+    """
+
+    def __init__(self, fd: int, name: str, sink: Sink) -> None:
+        self.moved = 0
+        self.handing_over = False
+        self.task = asyncio.get_running_loop().create_task(self._run(fd, name, sink))
+        self.task.add_done_callback(lambda _: os.close(fd))
+
+    async def _run(self, fd: int, name: str, sink: Sink) -> None:
+        while data := await read_some(fd):
+            self.handing_over = True
+            await sink(name, data)
+            self.moved += len(data)
+            self.handing_over = False
 
 
-async def finish(pumps: list[asyncio.Task[None]], patience: float) -> None:
-    """Wait for pumps whose process has ended; what a background process still holds open is given `patience` seconds."""
-    if pumps:
-        await asyncio.wait(pumps, timeout=patience)
-    for pump_task in pumps:
-        pump_task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await pump_task
+async def finish(pumps: Sequence[Pump], patience: float) -> None:
+    """End pumps whose process has ended, once they have handed over what it wrote.
+
+    What a background process holds open is given up after `patience` seconds without a byte; one that goes on writing, after as
+    much as a pipe may hold.
+    """
+    try:
+        before = sum(pump.moved for pump in pumps)
+        while (moved := sum(pump.moved for pump in pumps)) - before <= _PIPE_MAX:
+            running = {pump.task for pump in pumps if not pump.task.done()}
+            if not running:
+                return
+            await asyncio.wait(running, timeout=patience)
+            idle = not any(pump.handing_over for pump in pumps) and moved == sum(pump.moved for pump in pumps)
+            if idle:
+                return
+    finally:
+        await stop(pumps)
+
+
+async def stop(pumps: Sequence[Pump]) -> None:
+    """End pumps at once, wherever they are."""
+    for pump in pumps:
+        pump.task.cancel()
+    await asyncio.gather(*(pump.task for pump in pumps), return_exceptions=True)
