@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,24 +46,26 @@ class TaskRun:
         self.journal = Journal(directory / "events.ndjson")
         self.network = NetworkRecord(self.journal)
         self.context = PhaseContext(runtime, self.journal, self.network, task)
-        self.cancelled = False
+        self.driver: asyncio.Task[None] | None = None
+        self._reason: str | None = None
+
+    def end(self, reason: str) -> None:
+        """Make the task end as "cancelled", "timed_out" or "lost". The first reason counts: its unwinding is not interrupted."""
+        if self._reason is None and self.driver is not None:
+            self._reason = reason
+            self.driver.cancel()
 
     async def run(self) -> None:
         """Run the task to its end; never raises for what the task or the host did wrong."""
-        self._change(state="running", started=now())
         state, error = "failed", None
         try:
-            async with asyncio.timeout(self.task.spec.timeout):
+            self._change(state="running", started=now())
+            with self._deadline():
                 await self._live()
             state = "succeeded" if self.task.exit_code == 0 else "failed"
-        except TimeoutError:
-            state, error = "timed_out", _text(f"the task took longer than {self.task.spec.timeout:g} s", "--timeout")
         except asyncio.CancelledError:
-            state = "cancelled" if self.cancelled else "lost"
-            error = None if self.cancelled else _text("the daemon was stopped while the task ran", "run it again")
-        except (TaskError, HostError) as failure:
-            error = _text(failure.message, failure.remedy)
-        except ImageError as failure:
+            state, error = self._interrupted()
+        except (TaskError, HostError, ImageError) as failure:
             error = _text(failure.message, failure.remedy)
         except OSError as failure:
             error = _text(f"the host failed: {failure}", "hutch doctor; df -h")
@@ -71,14 +73,30 @@ class TaskRun:
             _log.exception("task %s failed by a fault of the daemon", self.task.id)
             error = _text(f"the daemon failed: {failure!r}", "please report this; its log has the details")
         finally:
+            self._reason = self._reason or state  # what ends now is not interrupted any more
             await self._finish(state, error)
 
     async def abandon(self) -> None:
         """End a task that never ran, or whose daemon died."""
-        if self.cancelled:
-            await self._finish("cancelled", None)
-        else:
-            await self._finish("lost", _text("the daemon ended before the task did", "run it again"))
+        await self._finish(*self._interrupted())
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Iterator[None]:
+        seconds = self.task.spec.timeout
+        with contextlib.ExitStack() as stack:
+            if seconds:
+                stack.callback(asyncio.get_running_loop().call_later(seconds, self.end, "timed_out").cancel)
+            yield
+
+    def _interrupted(self) -> tuple[str, dict[str, str] | None]:
+        """State and error of a task that was told to end; nobody told one whose daemon died."""
+        match self._reason:
+            case "cancelled":
+                return "cancelled", None
+            case "timed_out":
+                return "timed_out", _text(f"the task took longer than {self.task.spec.timeout:g} s", "--timeout")
+            case _:
+                return "lost", _text("the daemon ended before the task did", "run it again")
 
     async def _live(self) -> None:
         spec, runtime = self.task.spec, self._runtime

@@ -29,7 +29,7 @@ class Scheduler:
     def __init__(self, runtime: Runtime, slots: int) -> None:
         self._runtime = runtime
         self._slots = asyncio.Semaphore(slots)
-        self._runs: dict[str, tuple[TaskRun, asyncio.Task[None]]] = {}
+        self._runs: dict[str, TaskRun] = {}
         self._closing = False
 
     def directory(self, identity: str) -> Path:
@@ -45,8 +45,8 @@ class Scheduler:
         directory.mkdir(mode=0o700, parents=True)
         self._runtime.store.add_task(task)
         run = TaskRun(self._runtime, task, directory)
-        driver = asyncio.get_running_loop().create_task(self._drive(run))
-        self._runs[task.id] = (run, driver)
+        run.driver = asyncio.get_running_loop().create_task(self._drive(run))
+        self._runs[task.id] = run
         return task
 
     async def _drive(self, run: TaskRun) -> None:
@@ -61,8 +61,7 @@ class Scheduler:
 
     def run_of(self, identity: str) -> TaskRun | None:
         """The run of a task that has not ended."""
-        found = self._runs.get(identity)
-        return found[0] if found else None
+        return self._runs.get(identity)
 
     def current(self, identity: str) -> Task:
         """A task by an unambiguous prefix of its id. Raises NotFound."""
@@ -71,12 +70,9 @@ class Scheduler:
     def cancel(self, identity: str) -> Task:
         """End a task; does nothing for one that has ended."""
         task = self._runtime.store.task(identity)
-        found = self._runs.get(task.id)
-        if found is not None:
-            run, driver = found
-            if not run.cancelled:  # once: a second cancellation would interrupt the unwinding
-                run.cancelled = True
-                driver.cancel()
+        run = self._runs.get(task.id)
+        if run is not None:
+            run.end("cancelled")
         return task
 
     async def remove(self, identity: str) -> None:
@@ -115,8 +111,7 @@ class Scheduler:
     async def close(self) -> None:
         """End all tasks in order and wait for their last words."""
         self._closing = True
-        drivers = [driver for _, driver in self._runs.values()]
-        for run, driver in self._runs.values():
-            if not run.cancelled:
-                driver.cancel()
-        await asyncio.gather(*drivers, return_exceptions=True)
+        runs = list(self._runs.values())
+        for run in runs:
+            run.end("lost")
+        await asyncio.gather(*(run.driver for run in runs if run.driver), return_exceptions=True)
