@@ -21,10 +21,14 @@ from proxy.launch import filter_command
 from sandbox.host.errors import HostError
 
 type Record = dict[str, Any]
-_ACK_TIMEOUT = 10.0
+_ACK_TIMEOUT = 30.0  # seconds: long enough for another filter to start
 _START_TIMEOUT = 60.0
 _MAX_LINE = 1 << 20
 _HOST_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+
+
+class _FilterEnded(HostError):
+    """It died before it answered."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +97,26 @@ class Filter:
         self._policies.pop(address, None)
         if self._running.is_set():
             with contextlib.suppress(HostError, TimeoutError, OSError):
-                await self._ask({"op": "drop", "sandbox": address})
+                async with asyncio.timeout(_ACK_TIMEOUT):
+                    await self._send({"op": "drop", "sandbox": address})
         self._listeners.pop(address, None)
 
     async def _ask(self, message: Record) -> None:
-        async with asyncio.timeout(_ACK_TIMEOUT):
-            await self._running.wait()
-            await self._send(message)
+        """Have `message` obeyed by the filter that runs, or by the next one if that dies."""
+        try:
+            async with asyncio.timeout(_ACK_TIMEOUT):
+                while True:
+                    await self._running.wait()
+                    with contextlib.suppress(_FilterEnded):
+                        return await self._send(message)
+        except TimeoutError as error:
+            raise HostError(
+                f"cannot tell the filter a policy: it did not answer for {_ACK_TIMEOUT:g} s", "see the daemon's log"
+            ) from error
 
     async def _send(self, message: Record) -> None:
         if self._writer is None:
-            raise HostError("cannot reach the filter: it has just ended", "try again")
+            raise _FilterEnded("cannot reach the filter: it has just ended", "try again")
         self._sequence += 1
         sequence = self._sequence
         ack = self._acks[sequence] = asyncio.get_running_loop().create_future()
@@ -144,7 +157,7 @@ class Filter:
             greeting.cancel()
             for ack in self._acks.values():
                 if not ack.done():
-                    ack.set_result("the filter ended")
+                    ack.set_exception(_FilterEnded("cannot reach the filter: it ended", "try again"))
             self._writer.close()
             self._writer = None
             self._end_process()

@@ -20,7 +20,7 @@ from sandbox.host.cgroup import CgroupError, Cgroups, Group, Limits
 from sandbox.host.errors import HostError, OutOfResources
 from sandbox.host.identity import RANGES_PER_BLOCK, IdBlock
 from sandbox.host.network import Gateway, address
-from sandbox.host.spawner import Channel, FdTable, Spawner
+from sandbox.host.spawner import Channel, FdTable, Spawner, SpawnerDied
 from sandbox.inside.plan import LeasePlan
 
 # What a cgroup is made with before its sandbox's own limits are known: wide, since v1 wants memory limits lowered only.
@@ -124,12 +124,19 @@ class Leases:
             return LeasePlan(base, reply, table.add(theirs.fileno()), tuple(table.add(fd) for fd in group.join_fds))
 
         with theirs:
-            netns, netlink, userns = await self._spawner().make(plan, 3)
+            netns, netlink, userns = await self._make_namespaces(plan)
         group.close_fds()
         stack.callback(os.close, netns)
         stack.callback(os.close, userns)
         await self._gateway.connect(number, netns, netlink)
         return Lease(number, address(number, 1), base, netns, userns, group, keeper)
+
+    async def _make_namespaces(self, plan: Callable[[FdTable, int], LeasePlan]) -> list[int]:
+        """Namespaces of the spawner, or of the next one where that dies over it (which is noticed a moment later)."""
+        for _ in range(2):
+            with contextlib.suppress(SpawnerDied):
+                return await self._spawner().make(plan, 3)
+        return await self._spawner().make(plan, 3)
 
     async def close(self) -> None:
         """Drop the prepared leases."""

@@ -28,6 +28,10 @@ _MAKE_TIMEOUT = 20.0
 _START_TIMEOUT = 60.0
 
 
+class SpawnerDied(SandboxFailed):
+    """The spawner, or a keeper, ended before it did what it was asked for."""
+
+
 class FdTable:
     """Descriptors that travel with a plan; `add` returns the index by which the plan names one. Does not own them."""
 
@@ -114,6 +118,12 @@ class Channel:
             async with asyncio.timeout(_START_TIMEOUT):
                 failure = await streams.read_all(status.read)
                 await process.started
+        except TimeoutError as error:
+            process.abandon()
+            raise SandboxFailed(
+                f"cannot start {plan.argv[0]} in a sandbox: no answer for {_START_TIMEOUT:g} s",
+                "is the host overloaded?",
+            ) from error
         except BaseException:
             process.abandon()
             raise
@@ -124,7 +134,7 @@ class Channel:
 
     async def _send(self, plan: bytes, fds: list[int]) -> None:
         if self._closed:
-            raise SandboxFailed("cannot start a process: the spawner has ended", "try again")
+            raise SpawnerDied("cannot start a process: the spawner has ended", "try again")
         carrier = os.memfd_create("plan", os.MFD_CLOEXEC)
         try:
             os.write(carrier, plan)
@@ -134,6 +144,9 @@ class Channel:
                     return
                 except BlockingIOError:
                     await streams.writable(self._channel.fileno())
+        except (BrokenPipeError, ConnectionResetError) as error:
+            self.close()
+            raise SpawnerDied("cannot reach the spawner: it has just ended", "try again") from error
         except OSError as error:
             raise SandboxFailed(f"cannot reach the spawner: {error}", "try again") from error
         finally:
@@ -206,15 +219,19 @@ class Spawner(Channel):
             request = plan(table, table.add(theirs.fileno()))
             await self._send(encode(request), table.fds)
             theirs.close()
-            async with asyncio.timeout(_MAKE_TIMEOUT):
-                await streams.readable(ours.fileno())
+            try:
+                async with asyncio.timeout(_MAKE_TIMEOUT):
+                    await streams.readable(ours.fileno())
+            except TimeoutError as error:
+                text = f"cannot make namespaces: no answer for {_MAKE_TIMEOUT:g} s"
+                raise HostError(text, "is the host overloaded?") from error
             answer, fds, _, _ = socket.recv_fds(ours, 4096, expected)
+        if not answer:
+            raise SpawnerDied("cannot make namespaces: the spawner died", "try again")
         if len(fds) != expected:
             for fd in fds:
                 os.close(fd)
-            raise HostError(
-                f"cannot make namespaces: {answer.decode(errors='replace') or 'the spawner died'}", "hutch doctor"
-            )
+            raise HostError(f"cannot make namespaces: {answer.decode(errors='replace')}", "hutch doctor")
         for fd in fds:
             os.set_inheritable(fd, False)
         return fds
