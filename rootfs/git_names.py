@@ -10,9 +10,20 @@ _HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 _NTFS_GIT = re.compile(rb"(?:\.git|git~1)[. ]*(?::.*)?\Z", re.IGNORECASE | re.DOTALL)
 _NTFS_MODULES = re.compile(rb"(?:\.gitmodules|gitmod~[1-4]|gi7eba~[1-9])[. ]*(?::.*)?\Z", re.IGNORECASE | re.DOTALL)
 
+_FIRST = (b".", b"g", b"G")
+
 
 def is_git(name: bytes) -> bool:
     """Whether `name` is .git in any spelling, or a name that can't stand in a tree at all."""
+    if (
+        name[:1] not in _FIRST
+        and b"\\" not in name
+        and b"/" not in name
+        and b"\0" not in name
+        and name.isascii()
+        and name
+    ):
+        return False  # nearly all names
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         return True
     return _without_ignored(name) == ".git" or any(_NTFS_GIT.match(part) for part in name.split(b"\\"))

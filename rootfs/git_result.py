@@ -161,10 +161,10 @@ class _Way(Enum):
 
 
 def _step(directory: Directory, name: bytes) -> Directory | _Way:
-    entry = directory.entry(name)
-    if entry is None:
+    kind = directory.kind(name)
+    if kind is None:
         return _Way.UNTOUCHED if directory.below(name) is not None else _Way.GONE
-    return directory.child(name) if entry.kind is Kind.DIRECTORY else _Way.GONE
+    return directory.child(name) if kind is Kind.DIRECTORY else _Way.GONE
 
 
 def _commit_data(tree: bytes, request: Request) -> bytes:

@@ -67,7 +67,7 @@ class _Frame:
     tree: bytes | None  # the base tree's id
     base: Nodes
     nodes: Nodes
-    entries: list[bytes]
+    entries: list[Entry]
     complete: bool  # `entries` is all that the upper has here
     ignored: bool  # only what is tracked counts from here on
     ignores: tuple[tuple[int, IgnoreFile], ...]  # nearest first, each with the length of its directory's path
@@ -113,7 +113,7 @@ class TreeEditor:
         path = parent.path + name + b"/" if parent else b""
         ignores, rules = (parent.ignores, parent.rules) if parent else ((), ())
         try:
-            entries, complete = directory.names(self._entries_left), True
+            entries, complete = directory.entries(self._entries_left), True
         except TooLarge:
             self._too_many(path)
             entries, complete = [], False
@@ -157,11 +157,9 @@ class TreeEditor:
     def _next_directory(self, frame: _Frame) -> _Frame | None:
         """Deal with the frame's entries up to the next directory that has to be entered; None at its end."""
         while frame.at < len(frame.entries):
-            name = frame.entries[frame.at]
+            entry = frame.entries[frame.at]
+            name = entry.name
             frame.at += 1
-            entry = frame.directory.entry(name)
-            if entry is None:
-                continue
             if is_git(name):
                 if name != b".git" and entry.kind is not Kind.WHITEOUT:
                     self.report.skip(frame.path + name, "this name is reserved for git")
@@ -234,7 +232,7 @@ class TreeEditor:
     def _file(self, frame: _Frame, entry: Entry, path: bytes, former: Node | None) -> None:
         limit = min(self._limits.file_bytes, self._bytes_left)
         try:
-            data = frame.directory.read(entry.name, limit)
+            data, executable = frame.directory.read(entry.name, limit)
         except TooLarge:
             what = (
                 f"it is larger than {self._limits.file_bytes >> 20} MiB"
@@ -243,7 +241,7 @@ class TreeEditor:
             )
             self.report.skip(path, f"{what}: its former content is kept" if former else what)
             return
-        mode = EXECUTABLE if entry.executable else FILE
+        mode = EXECUTABLE if executable else FILE
         known = object_id(BLOB, data)
         if former and former[1] == known and former[0] in (FILE, EXECUTABLE):
             frame.nodes[entry.name] = (mode, known)
@@ -265,7 +263,7 @@ class TreeEditor:
         """
         if not frame.complete:
             return
-        listed = set(frame.entries)
+        listed = {entry.name for entry in frame.entries}
         for name in frame.base:
             if name not in listed and name in frame.nodes and frame.directory.below(name) is None:
                 del frame.nodes[name]

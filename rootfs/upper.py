@@ -50,8 +50,6 @@ class Entry:
 
     name: bytes
     kind: Kind
-    executable: bool
-    size: int
 
 
 def kind_of(info: os.stat_result) -> Kind:
@@ -96,20 +94,27 @@ class Directory:
     ) -> None:
         self.close()
 
-    def names(self, limit: int) -> list[bytes]:
-        """The upper's names in byte order; TooLarge if there are more than `limit`."""
-        names: list[bytes] = []
+    def entries(self, limit: int) -> list[Entry]:
+        """What the upper has, in byte order of the names; TooLarge if that is more than `limit`."""
+        found: list[Entry] = []
         with os.scandir(self.upper) as entries:
             for entry in entries:
-                if len(names) >= limit:
+                if len(found) >= limit:
                     raise TooLarge
-                names.append(os.fsencode(entry.name))
-        return sorted(names)
+                # The directory itself tells files and links, without another system call for each.
+                if entry.is_file(follow_symlinks=False):
+                    kind = Kind.FILE
+                elif entry.is_symlink():
+                    kind = Kind.LINK
+                else:
+                    kind = kind_of(entry.stat(follow_symlinks=False))
+                found.append(Entry(os.fsencode(entry.name), kind))
+        return sorted(found, key=lambda entry: entry.name)
 
-    def entry(self, name: bytes) -> Entry | None:
+    def kind(self, name: bytes) -> Kind | None:
         """What the upper has under `name`, None for nothing."""
         info = _stat(self.upper, name)
-        return Entry(name, kind_of(info), bool(info.st_mode & 0o100), info.st_size) if info else None
+        return kind_of(info) if info else None
 
     def child(self, name: bytes) -> "Directory":
         """The directory `name` of the upper with what still shows of the layers below it."""
@@ -133,11 +138,11 @@ class Directory:
 
     def exists(self, name: bytes) -> bool:
         """Whether `name` is there in the merged view."""
-        entry = self.entry(name)
-        return entry.kind is not Kind.WHITEOUT if entry else self.below(name) is not None
+        kind = self.kind(name)
+        return kind is not Kind.WHITEOUT if kind else self.below(name) is not None
 
-    def read(self, name: bytes, limit: int) -> bytes:
-        """The content of the upper's regular file `name`; TooLarge beyond `limit`."""
+    def read(self, name: bytes, limit: int) -> tuple[bytes, bool]:
+        """The content of the upper's regular file `name`, and whether it is executable; TooLarge beyond `limit`."""
         return _read(self.upper, name, limit)
 
     def read_merged(self, name: bytes, limit: int) -> bytes | None:
@@ -145,7 +150,7 @@ class Directory:
         for fd in (self.upper, *self.lowers):
             info = _stat(fd, name)
             if info:
-                return _read(fd, name, limit) if stat.S_ISREG(info.st_mode) else None
+                return _read(fd, name, limit)[0] if stat.S_ISREG(info.st_mode) else None
         return None
 
     def target(self, name: bytes) -> bytes:
@@ -173,7 +178,7 @@ def _stat(fd: int, name: bytes) -> os.stat_result | None:
         return None
 
 
-def _read(directory: int, name: bytes, limit: int) -> bytes:
+def _read(directory: int, name: bytes, limit: int) -> tuple[bytes, bool]:
     fd = os.open(name, _FILE, dir_fd=directory)
     try:
         info = os.fstat(fd)
@@ -182,15 +187,16 @@ def _read(directory: int, name: bytes, limit: int) -> bytes:
         _check_attributes(fd, name)
         if info.st_size > limit:
             raise TooLarge
-        parts, left = [], limit + 1
-        while left > 0 and (part := os.read(fd, min(left, 1 << 20))):
-            parts.append(part)
-            left -= len(part)
+        # One byte more than there should be: a file gives less than asked for at its end only.
+        wanted = info.st_size + 1
+        data = os.read(fd, wanted)
+        while len(data) < info.st_size and (part := os.read(fd, wanted - len(data))):
+            data += part
     finally:
         os.close(fd)
-    if left <= 0:
-        raise TooLarge
-    return b"".join(parts)
+    if len(data) > info.st_size:
+        raise UpperError(f"cannot read {_shown(name)}: it grew while it was read")
+    return data, bool(info.st_mode & 0o100)
 
 
 def _is_opaque(fd: int, name: bytes) -> bool:

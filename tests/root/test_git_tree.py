@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from rootfs import git_result
 from rootfs.git_tree import Limits
+from rootfs.tree import remove_tree
 from tests.support.repos import git
 
 OPTIONS = "redirect_dir=off,metacopy=off,index=off"
@@ -113,7 +114,7 @@ def stack(below: Files, base: Files, setup: Files | None = None) -> Iterator[Sta
         finally:
             subprocess.run(["umount", str(state / "merged")], check=True, timeout=30)
     finally:
-        shutil.rmtree(state)
+        remove_tree(state)  # of any depth
 
 
 def commit_of(state: Path, mirror: Path, files: Files) -> str:
