@@ -30,7 +30,9 @@ from sandbox.host import doctor, jobs
 from sandbox.host.errors import HostError, OutOfResources
 
 _NDJSON = "application/x-ndjson"
-_STATUS = {errors.BadRequest: 400, errors.NotFound: 404, errors.Conflict: 409, errors.Busy: 503}
+_STATUS = {
+    errors.BadRequest: 400, errors.NotFound: 404, errors.Conflict: 409, errors.Busy: 503, errors.NotStored: 507,
+}  # fmt: skip
 _IMAGE_TIMEOUT = 6 * 3600.0
 
 
@@ -190,7 +192,14 @@ def _add_task_routes(app: FastAPI, services: Services) -> None:
         found = scheduler.current(task)
         run = scheduler.run_of(found.id) if follow else None
         path = scheduler.directory(found.id) / "events.ndjson"
-        return StreamingResponse(journal.read_events(path, run.journal if run else None), media_type=_NDJSON)
+
+        def end() -> dict[str, Any] | None:
+            with contextlib.suppress(errors.NotFound):  # removed meanwhile
+                ended = scheduler.current(found.id)
+                return None if ended.active else ended.shown()
+            return None
+
+        return StreamingResponse(journal.read_events(path, run.journal if run else None, end), media_type=_NDJSON)
 
     @app.get("/tasks/{task}/diff")
     async def diff(task: str) -> Response:

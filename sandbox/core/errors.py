@@ -5,6 +5,7 @@ TaskError                message and remedy, for the person who must act
 ├── NotFound             no such task, image, exec: 404
 ├── Conflict             not in the state that it is in: 409
 ├── Busy                 the queue is full: 503
+├── NotStored            the disk took no more: 507
 └── PhaseFailed          a script or step of the task failed; the task ends as `failed`
 """
 
@@ -34,6 +35,10 @@ class Conflict(TaskError):
 
 class Busy(TaskError):
     """Nothing is free; try again later."""
+
+
+class NotStored(TaskError):
+    """The database or a task's files can't be written, most often because the disk is full."""
 
 
 class PhaseFailed(TaskError):

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
 from sandbox.core.model import Phase, now
 
 _CHUNK: Final = 1 << 18
+_LINE_MAX: Final = 4 << 20  # bytes: more than any event has
+_END: Final = b'{"type": "end"'
 MAX_OUTPUT: Final = 64 << 20  # bytes a phase may print; the rest is read and dropped, so that the phase goes on
 MAX_RECORDS: Final = 20_000  # network records of a task
 
@@ -25,7 +29,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-        self._size = path.stat().st_size
+        self._size = _drop_torn_line(path)
         self._waiting: list[asyncio.Future[None]] = []
         self._left = MAX_OUTPUT
         self._records = 0
@@ -70,7 +74,9 @@ class Journal:
 
     def _append(self, event: dict[str, Any]) -> None:
         line = json.dumps(event).encode() + b"\n"
-        self._file.write(line)
+        if self._file.write(line) != len(line):  # a disk that has just become full takes a part
+            os.ftruncate(self._file.fileno(), self._size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._size += len(line)
         self._wake()
 
@@ -94,8 +100,36 @@ class Journal:
         self._wake()
 
 
-async def read_events(path: Path, journal: Journal | None) -> AsyncIterator[bytes]:
-    """The journal's bytes from the beginning; with a live `journal`, until it is closed."""
+def _drop_torn_line(path: Path) -> int:
+    """Cut off what a daemon that was killed has written of its last line; the size that is left."""
+    with open(path, "r+b") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - _LINE_MAX)
+        file.seek(start)
+        size = start + file.read().rfind(b"\n") + 1
+        file.truncate(size)
+    return size
+
+
+async def read_events(
+    path: Path, journal: Journal | None, end: Callable[[], dict[str, Any] | None] = lambda: None
+) -> AsyncIterator[bytes]:
+    """The journal's bytes from the beginning; with a live `journal`, until it is closed.
+
+    The last line always is the end event of a task that has ended: where the journal has none (a full disk, a daemon that was
+    killed at that moment), it is made of the task that `end` returns.
+    """
+    last = b""
+    async for piece in _read(path, journal):
+        yield piece
+        last = (last + piece)[(last + piece).rstrip(b"\n").rfind(b"\n") + 1 :]
+    task = None if last.startswith(_END) else end()
+    if task is not None:
+        yield json.dumps({"type": "end", "task": task}).encode() + b"\n"
+
+
+async def _read(path: Path, journal: Journal | None) -> AsyncIterator[bytes]:
+    if not path.exists():  # removed by hand, or its removal was interrupted
+        return
     with open(path, "rb") as file:
         while True:
             piece = file.read(_CHUNK)

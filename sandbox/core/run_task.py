@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from rootfs.errors import ImageError
 from sandbox.core import cache, phases, source
-from sandbox.core.errors import TaskError
+from sandbox.core.errors import NotStored, TaskError
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Snapshot, Task, now
 from sandbox.core.network_record import NetworkRecord
@@ -195,11 +195,24 @@ class TaskRun:
             "ended": now(),
             "phases": tuple(self.context.phases) or self.task.phases,
         }
-        self._change(**changes, network=self.network.summary())
-        with contextlib.suppress(OSError):  # a full disk has no room for the last line; the store has it
-            self.journal.end(self.task.shown())
-        self.journal.close()
-        await asyncio.to_thread(phases.remove_writables, self.directory)
+        try:
+            await self._store_end({**changes, "network": self.network.summary()})
+            with contextlib.suppress(OSError):  # a full disk has no room for the last line; the store has it
+                self.journal.end(self.task.shown())
+        finally:
+            self.journal.close()
+            await asyncio.to_thread(phases.remove_writables, self.directory)
+
+    async def _store_end(self, changes: Mapping[str, Any]) -> None:
+        """Write the end down. On a full disk what the task wrote goes first; then others have half a minute to make room."""
+        for pause in (1, 2, 4, 8, 16):
+            try:
+                return self._change(**changes)
+            except NotStored as error:
+                _log.warning("task %s: %s", self.task.id, error.message)
+                await asyncio.to_thread(phases.remove_writables, self.directory)
+                await asyncio.sleep(pause)
+        _log.error("task %s has ended as %s, but will be seen as lost", self.task.id, changes["state"])
 
 
 def _text(message: str, remedy: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from rootfs.tree import remove_tree
-from sandbox.core.errors import Busy, Conflict
+from sandbox.core.errors import Busy, Conflict, NotStored
 from sandbox.core.model import Task, TaskSpec
 from sandbox.core.run_task import TaskRun
 from sandbox.core.runtime import Runtime
@@ -37,17 +37,30 @@ class Scheduler:
         return self._runtime.state / "tasks" / identity
 
     def submit(self, spec: TaskSpec) -> Task:
-        """Accept a task. Raises Busy when the queue is full."""
+        """Accept a task. Raises Busy when the queue is full, NotStored when the disk is."""
         if self._closing or len(self._runs) >= _QUEUE:
             raise Busy("cannot take another task: the queue is full or the daemon is ending", "try again later")
         task = Task(id=secrets.token_hex(6), spec=spec)
-        directory = self.directory(task.id)
-        directory.mkdir(mode=0o700, parents=True)
-        self._runtime.store.add_task(task)
-        run = TaskRun(self._runtime, task, directory)
+        run = self._store(task)
         run.driver = asyncio.get_running_loop().create_task(self._drive(run))
         self._runs[task.id] = run
         return task
+
+    def _store(self, task: Task) -> TaskRun:
+        """A new task's directory, journal and row: all of them or none."""
+        directory = self.directory(task.id)
+        with contextlib.ExitStack() as undo:
+            try:
+                directory.mkdir(mode=0o700, parents=True)
+                undo.callback(remove_tree, directory)
+                run = TaskRun(self._runtime, task, directory)
+                undo.callback(run.journal.close)
+                self._runtime.store.add_task(task)
+            except OSError as error:
+                text = f"cannot store a new task in {directory.parent}: {error.strerror}"
+                raise NotStored(text, "free some space (hutch gc)") from error
+            undo.pop_all()
+        return run
 
     async def _drive(self, run: TaskRun) -> None:
         try:

@@ -6,8 +6,9 @@ it, so that a fleet can put it on PostgreSQL.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from sandbox.core.errors import BadRequest, NotFound
+from sandbox.core.errors import BadRequest, NotFound, NotStored
 from sandbox.core.model import ACTIVE, Phase, Snapshot, Task, TaskSpec
 
 metadata = sa.MetaData()
@@ -86,6 +87,7 @@ class Store:
     """The database at `path`."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.pool.SingletonThreadPool)
         sa.event.listen(self._engine, "connect", _configure_sqlite)
         self._migrate()
@@ -99,14 +101,14 @@ class Store:
 
     def add_task(self, task: Task) -> None:
         """Store a new task with its first attempt and turn."""
-        with self._engine.begin() as db:
+        with self._writing() as db:
             db.execute(_INSERT_TASK, {"id": task.id, "spec": task.spec.to_json(), **_fields(task, _TASK_FIELDS)})
             db.execute(_INSERT_ATTEMPT, {"task": task.id, "number": 1})
             db.execute(_INSERT_TURN, {"task": task.id, "attempt": 1, "number": 1, **_turn(task)})
 
     def update_task(self, task: Task) -> None:
         """Store what has changed of a task."""
-        with self._engine.begin() as db:
+        with self._writing() as db:
             db.execute(_UPDATE_TASK, {"_id": task.id, **_fields(task, _TASK_FIELDS)})
             db.execute(_UPDATE_TURN, {"_id": task.id, **_turn(task)})
 
@@ -133,12 +135,12 @@ class Store:
 
     def remove_task(self, identity: str) -> None:
         """Forget a task."""
-        with self._engine.begin() as db:
+        with self._writing() as db:
             db.execute(tasks.delete().where(tasks.c.id == identity))
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
         """Store a snapshot."""
-        with self._engine.begin() as db:
+        with self._writing() as db:
             db.execute(snapshots.insert().values(**asdict(snapshot)))
 
     def snapshot(self, key: str) -> Snapshot | None:
@@ -156,8 +158,18 @@ class Store:
 
     def remove_snapshot(self, identity: str) -> None:
         """Forget a snapshot; its layer is garbage from then on."""
-        with self._engine.begin() as db:
+        with self._writing() as db:
             db.execute(snapshots.delete().where(snapshots.c.id == identity))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as db:
+                yield db
+        except sa.exc.OperationalError as error:
+            raise NotStored(
+                f"cannot write the database {self._path}: {error.orig}", "free some space (hutch gc)"
+            ) from error
 
     def close(self) -> None:
         """Close the database."""
