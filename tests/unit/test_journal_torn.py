@@ -74,7 +74,7 @@ def small_files() -> Iterator[None]:
 @pytest.mark.usefixtures("small_files")
 def test_a_full_disk_tears_no_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "events.ndjson")
-    with pytest.raises(OSError, match="space|large"):  # noqa: PT012 - which of the writes fails is the disk's to say
+    with pytest.raises(OSError, match=r"space|large"):  # noqa: PT012 - which of the writes fails is the disk's to say
         for _ in range(100):
             journal.notice("x" * 77)
     journal.close()
