@@ -44,6 +44,10 @@ class Callbacks(pygit2.RemoteCallbacks):  # type: ignore[misc]  # pygit2 is not 
     def credentials(self, url: str, username_from_url: str | None, allowed_types: CredentialType) -> Any:
         return self._logins.next(url, username_from_url, allowed_types)
 
+    def certificate_check(self, certificate: None, valid: bool, host: bytes) -> bool:
+        """Pass on libgit2's own judgement. Without this method pygit2 lets every ssh host key through, known or not."""
+        return valid
+
     def transfer_progress(self, stats: Any) -> None:
         done = stats.received_objects == stats.total_objects
         if stats.total_objects and (done or time.monotonic() - self._last > _PAUSE):
