@@ -56,9 +56,9 @@ class Callbacks(pygit2.RemoteCallbacks):  # type: ignore[misc]  # pygit2 is not 
             self._progress(text, done=stats.received_objects, total=stats.total_objects)
 
     def sideband_progress(self, string: str) -> None:
-        if time.monotonic() - self._last > _PAUSE:
+        line = string.rsplit("\r", 1)[-1].strip()
+        if line and time.monotonic() - self._last > _PAUSE:
             self._last = time.monotonic()
-            line = string.rsplit("\r", 1)[-1].strip()
             self._progress("remote: " + "".join(c if c.isprintable() else "?" for c in line)[:120])
 
 

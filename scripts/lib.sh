@@ -7,7 +7,8 @@ HUTCH_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$HUTCH_ROOT/.venv
 MIN_PYTHON="3.12"
 
-say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+if [ -t 2 ] && [ -z "${NO_COLOR-}" ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold='' plain=''; fi
+say() { printf '%s==> %s%s\n' "$bold" "$*" "$plain" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
 die() {
     printf 'error: %s\n' "$*" >&2
@@ -18,15 +19,19 @@ is_installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" 
 
 # Installs those of the named Debian packages that are missing; asks nothing.
 need_packages() {
-    local package missing=()
+    local package log missing=()
     command -v dpkg-query >/dev/null || die "this is no Debian system: install what provides these, then run again: $*"
     for package in "$@"; do is_installed "$package" || missing+=("$package"); done
     [ ${#missing[@]} -eq 0 ] && return 0
     [ "$(id -u)" -eq 0 ] || die "Debian packages are missing; run as root: apt-get install ${missing[*]}"
     say "Installing Debian packages: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    { apt-get -qq update && apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}"; } >&2 ||
-        die "apt-get could not install: ${missing[*]}; look at its message above"
+    log=$(mktemp)
+    if ! { apt-get -qq update && apt-get -qq -y install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        die "apt-get could not install: ${missing[*]}; its message is above, all of it in $log"
+    fi
+    rm -f "$log"
 }
 
 # Prints the path of the interpreter if it is new enough and can make virtual environments.
