@@ -45,7 +45,7 @@ class Bases:
             remedy = "hutch image build base" if name == "base" else error.remedy
             raise NotFound(error.message, remedy) from error
         base = self._prepared.get(image.digest)
-        if base is None:
+        if base is None or not self._store.has_layer(base.layers[-1]):
             base = self._prepared[image.digest] = await asyncio.to_thread(self._prepare, image)
         return base
 

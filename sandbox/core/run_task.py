@@ -102,6 +102,7 @@ class TaskRun:
         spec, runtime = self.task.spec, self._runtime
         base = await runtime.bases.get(spec.image)
         async with contextlib.AsyncExitStack() as life:
+            life.enter_context(runtime.using(*base.layers))  # the image may be removed or replaced while the task runs
             found = await self._fetch() if spec.repo else None
             self.context.prepare(base, found)
             snapshot, hit = await self._snapshot(found)

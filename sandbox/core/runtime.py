@@ -26,17 +26,19 @@ class Runtime:
     bases: Bases
     sandboxes: Sandboxes
     default_limits: Limits
+    # Held while a layer has come to the disk but nothing names it yet, and while layers that nothing names are removed.
+    changing_layers: asyncio.Lock = field(default_factory=asyncio.Lock)
     _used: Counter[str] = field(default_factory=Counter)
     _building: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def using(self, layer: str) -> Iterator[None]:
-        """Keep a layer from being collected."""
-        self._used[layer] += 1
+    def using(self, *layers: str) -> Iterator[None]:
+        """Keep layers from being collected."""
+        self._used.update(layers)
         try:
             yield
         finally:
-            self._used[layer] -= 1
+            self._used.subtract(layers)
 
     def layers_in_use(self) -> set[str]:
         """Layers that running tasks stand on."""

@@ -25,7 +25,6 @@ async def build_snapshot(
         await context.checkout(writable, source.default_commit, source.default_branch)
     await context.script("setup", writable, script)
     layer = secrets.token_hex(32)
-    await asyncio.to_thread(runtime.layers.commit_layer, writable / "upper", layer)
     created = time.time()
     snapshot = Snapshot(
         id=layer,
@@ -38,5 +37,7 @@ async def build_snapshot(
         created=created,
         expires=created + cache.LIFETIME,
     )
-    runtime.store.add_snapshot(snapshot)
+    async with runtime.changing_layers:
+        await asyncio.to_thread(runtime.layers.commit_layer, writable / "upper", layer)
+        runtime.store.add_snapshot(snapshot)
     return snapshot
