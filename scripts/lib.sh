@@ -73,5 +73,5 @@ fetch_python() {
         uv=$target/bin/uv
     fi
     say "No Python $MIN_PYTHON or newer found: fetching one with uv"
-    "$uv" -q python install 3.13 >&2 && "$uv" python find 3.13
+    "$uv" python install 3.13 >&2 && "$uv" python find 3.13
 }
