@@ -5,6 +5,7 @@ It expects its privileges to be gone already, and refuses to run as root: see la
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import resource
@@ -31,7 +32,7 @@ log = logging.getLogger("proxy")
 
 def main() -> int:
     arguments = _arguments()
-    logging.basicConfig(level=logging.WARNING, format="filter: %(levelname)s: %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     if os.geteuid() == 0:
         print("filter: running as root is refused: start it by the command that proxy.launch makes", file=sys.stderr)
         return 1
@@ -57,6 +58,29 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dns", type=int, required=True, metavar="FD", help="UDP socket bound in the gateway")
     parser.add_argument("--hosts", metavar="FILE", help="names to resolve by this file, in the format of /etc/hosts")
     return parser.parse_args()
+
+
+class _Calm(logging.Filter):
+    """Lets a limited number of messages through: what a tenant can provoke must not fill the daemon's log."""
+
+    MESSAGES, SECONDS = 20, 10.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._until, self._left = 0.0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created >= self._until:
+            self._until, self._left = record.created + self.SECONDS, self.MESSAGES
+        self._left -= 1
+        return self._left >= 0
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_Calm())
+    logging.basicConfig(level=logging.WARNING, format="filter: %(levelname)s: %(message)s", handlers=[handler])
+    faulthandler.enable()
 
 
 def _limits() -> None:

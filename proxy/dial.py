@@ -15,6 +15,7 @@ from pathlib import Path
 
 from proxy.addresses import Address, Refused, permitted
 from proxy.names import BadName, canonical, covering
+from proxy.sandboxes import Turns
 
 RESOLVE_SECONDS, CONNECT_SECONDS = 15.0, 10.0
 CACHE_SECONDS, CACHE_NAMES = 20.0, 4_096
@@ -47,19 +48,30 @@ class Dialler:
         # getaddrinfo blocks; its own threads keep slow names of one sandbox from starving everything else.
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
 
-    async def resolve(self, name: str) -> list[Address]:
-        """The addresses that may be dialled for this name, IPv4 first; raises Refused or DialError."""
+    async def resolve(self, name: str, turns: Turns) -> list[Address]:
+        """The addresses that may be dialled for this name, IPv4 first; raises Refused or DialError.
+
+        `turns` belongs to who asks: a look-up takes one of them for as long as it lasts, wanted or not.
+        """
         until, addresses = self._cache.get(name, (0.0, []))
         if time.monotonic() < until:
             return addresses
         if (task := self._under_way.get(name)) is None:
-            task = self._under_way[name] = asyncio.create_task(self._look_up(name))
-            task.add_done_callback(lambda _: self._under_way.pop(name, None))
+            task = self._under_way[name] = asyncio.create_task(self._look_up(name, turns))
+            task.add_done_callback(lambda task: self._looked_up(name, task))
         # Shielded: others may be waiting for the same answer.
         return await asyncio.shield(task)
 
-    async def _look_up(self, name: str) -> list[Address]:
-        answers = self._hosts.get(name) or await self._ask_system(name)
+    def _looked_up(self, name: str, task: asyncio.Task[list[Address]]) -> None:
+        del self._under_way[name]
+        if not task.cancelled():
+            task.exception()  # seen, even if nobody waits for it any more
+
+    async def _look_up(self, name: str, turns: Turns) -> list[Address]:
+        async with turns.take() as my_turn:
+            if not my_turn:
+                raise DialError(f"resolving {name} was not tried: too many names are being resolved at once")
+            answers = self._hosts.get(name) or await self._ask_system(name)
         addresses = permitted(answers, self._own, may_be_private=covering(name, self._private) is not None)
         addresses.sort(key=lambda address: address.version)
         self._cache[name] = (time.monotonic() + CACHE_SECONDS, addresses)
@@ -79,10 +91,10 @@ class Dialler:
         except OSError as error:
             raise DialError(f"{name} can't be resolved: {error.strerror or error}") from error
 
-    async def connect(self, name: str, port: int) -> socket.socket:
+    async def connect(self, name: str, port: int, turns: Turns) -> socket.socket:
         """A connected, non-blocking socket to a permitted address of the name; raises Refused or DialError."""
         failure = "no address was tried"
-        for address in (await self.resolve(name))[:MAX_ADDRESSES]:
+        for address in (await self.resolve(name, turns))[:MAX_ADDRESSES]:
             try:
                 return await self._connect_to(address, port)
             except TimeoutError:

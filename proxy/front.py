@@ -117,7 +117,7 @@ class Front:
 
     async def _splice(self, passage: Passage, client: socket.socket) -> None:
         try:
-            server = await self._dialler.connect(passage.name, passage.port)
+            server = await self._dialler.connect(passage.name, passage.port, passage.sandbox.look_ups)
         except Refused as refused:
             denied = Denied(str(refused))
             passage.denied(denied, method="TLS")

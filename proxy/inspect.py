@@ -10,9 +10,11 @@ import asyncio
 import logging
 import socket
 import ssl
+import sys
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterator
-from types import SimpleNamespace, TracebackType
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -38,7 +40,7 @@ from proxy.request import DENIED_HEADER, Head, body, path_of, refusal, strip_upg
 log = logging.getLogger(__name__)
 
 HELD_BYTES = 256 * 1024 * 1024  # by all connections together, for peers that don't read
-HELD_BYTES_EACH = (256 * 1024, 8 * 1024 * 1024)  # at least, at most
+LEAST_HELD, MOST_HELD = 256 * 1024, 8 * 1024 * 1024  # by one of them
 STUCK_SECONDS = 60.0
 READ_BUFFER = 262_144
 
@@ -70,14 +72,14 @@ class Inspector:
     async def carry(self, passage: Passage, client: socket.socket) -> None:
         """Serve the passage to its end. Takes over the socket."""
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(READ_BUFFER, loop)
+        reader = StreamReader(READ_BUFFER, loop)
         reader.feed_data(passage.already)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(lambda: protocol, client)
         self.open += 1
         try:
-            handler = _Handler(self, passage, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
-            passage.carrier = handler
+            writer = StreamWriter(transport, protocol, reader, loop)
+            passage.carrier = handler = _Handler(self, passage, reader, writer)
             await handler.handle_client()
         finally:
             self.open -= 1
@@ -85,8 +87,7 @@ class Inspector:
 
     def fair_share(self) -> int:
         """How many bytes one connection may hold for peers that don't read."""
-        low, high = HELD_BYTES_EACH
-        return max(low, min(high, HELD_BYTES // max(1, self.open)))
+        return max(LEAST_HELD, min(MOST_HELD, HELD_BYTES // max(1, self.open)))
 
 
 def _readable_bundle(path: str) -> str:
@@ -135,9 +136,7 @@ http_layers.Http1Client = _FramedHttp1Client  # type: ignore[attr-defined]  # wh
 class _Handler(server.LiveConnectionHandler):
     """mitmproxy's I/O for one connection, with our dialling, our hooks, and limits to what it holds in memory."""
 
-    def __init__(
-        self, inspector: Inspector, passage: Passage, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, inspector: Inspector, passage: Passage, reader: StreamReader, writer: StreamWriter) -> None:
         super().__init__(reader, writer, inspector.options, inspector.mode)
         self._inspector, self._passage, self._seen_request = inspector, passage, False
         context = self.layer.context
@@ -197,15 +196,15 @@ class _Handler(server.LiveConnectionHandler):
             it.request.stream = lambda data: _count(it, data)
 
     async def _check(self, it: http.HTTPFlow) -> None:
-        if it.error is not None:  # mitmproxy has found it malformed, answers 400, and only wants it to be seen
-            raise Denied(it.error.msg)
         decision = self._passage.decide()
         if not decision.allowed:
             raise Denied(decision.reason, decision.rule)
         if why := refusal(_head(it.request), self._passage.name, self._passage.port):
             raise Denied(why)
+        if it.error is not None:  # mitmproxy has found it malformed, answers 400, and only wants it to be seen
+            raise Denied(it.error.msg)
         try:
-            await self._inspector.dialler.resolve(self._passage.name)
+            await self._inspector.dialler.resolve(self._passage.name, self._passage.sandbox.look_ups)
         except Refused as refused:
             raise Denied(str(refused)) from refused
 
@@ -268,13 +267,13 @@ class _Handler(server.LiveConnectionHandler):
             await self.server_event(events.OpenConnectionCompleted(command, None))
             await self.handle_connection(server_side)
 
-    async def _dial(self, server_side: connection.Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _dial(self, server_side: connection.Server) -> tuple[StreamReader, StreamWriter]:
         passage = self._passage
         if server_side.address != (passage.name, passage.port) or server_side.tls is not passage.tls or server_side.via:
             raise Denied("mitmproxy asks for another server than the one this connection is for")
         if not (decision := passage.decide()).allowed:
             raise Denied(decision.reason)
-        outgoing = await self._inspector.dialler.connect(passage.name, passage.port)
+        outgoing = await self._inspector.dialler.connect(passage.name, passage.port, passage.sandbox.look_ups)
         return await asyncio.open_connection(sock=outgoing, limit=READ_BUFFER)
 
     def close_connection(self, connection: connection.Connection, half_close: bool = False) -> None:
@@ -288,21 +287,20 @@ class _Handler(server.LiveConnectionHandler):
 
     def abort(self) -> None:
         for io in list(self.transports.values()):
-            if isinstance(io.writer, asyncio.StreamWriter):
+            if isinstance(io.writer, StreamWriter):
                 io.writer.transport.abort()
             if io.handler is not None:
                 io.handler.cancel("aborted")
 
-    def log(
-        self,
-        message: str,
-        level: int = logging.INFO,
-        exc_info: Literal[True] | tuple[type[BaseException], BaseException, TracebackType | None] | None = None,
-    ) -> None:
-        """mitmproxy logs its own crashes and leaves the connection open for ever: close it."""
-        if exc_info is not None:
+    def log(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:
+        """mitmproxy logs what it can't do, and its crashes, and leaves the connection open for ever: close it."""
+        if exc_info is None:
+            return
+        if isinstance(missing := sys.exception(), NotImplementedError):
+            self._passage.denied(Denied(str(missing)), method=None)
+        else:
             log.error("%s (a connection to %s)", printable(message), self._passage.name, exc_info=exc_info)
-            self.abort()
+        self.abort()
 
     async def drain_writers(self) -> None:
         """Called after each read. mitmproxy waits for the sockets' buffers here; its own, inside HTTP/2 streams and
@@ -312,7 +310,6 @@ class _Handler(server.LiveConnectionHandler):
         reading = next((conn for conn, io in self.transports.items() if io.handler is task), None)
         while self._held(reading) > self._inspector.fair_share():
             if waited > STUCK_SECONDS:
-                log.info("closing a connection to %s: its peers don't read", self._passage.name)
                 self.abort()
                 return
             await asyncio.sleep(0.02)
@@ -348,11 +345,6 @@ def _count(it: http.HTTPFlow, data: bytes) -> bytes:
 
 
 def _head(request: http.Request) -> Head:
-    return Head(
-        http2=request.is_http2,
-        method=request.method,
-        authority=request.authority,
-        target=request.path,
-        hosts=tuple(request.headers.get_all("host")),
-        values=tuple(value for _, value in request.headers.fields),
-    )
+    hosts = tuple(request.headers.get_all("host"))
+    values = tuple(value for _, value in request.headers.fields)
+    return Head(request.is_http2, request.method, request.authority, request.path, hosts, values)

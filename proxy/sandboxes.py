@@ -3,8 +3,10 @@
 State without I/O, with one writer (control.py for policies). An unknown source address has no entry and gets nothing.
 """
 
+import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
@@ -25,6 +27,32 @@ class Connection(Protocol):
     def permitted(self, policy: Policy) -> bool: ...
     def abort(self) -> None:
         """No byte passes any more in either direction once this has returned."""
+
+
+class Turns:
+    """One sandbox's look-ups of names on the host: some at a time, some more waiting, and no others.
+
+    They are slow, and share a number of threads with those of all sandboxes.
+    """
+
+    AT_ONCE, WAITING = 8, 64
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(self.AT_ONCE)
+        self._taken = 0
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[bool]:
+        """Wait for a turn; gives False at once if too many wait already."""
+        if self._taken >= self.AT_ONCE + self.WAITING:
+            yield False
+            return
+        self._taken += 1
+        try:
+            async with self._slots:
+                yield True
+        finally:
+            self._taken -= 1
 
 
 class Names:
@@ -75,6 +103,7 @@ class Sandbox:
     names: Names = field(default_factory=Names)
     connections: set[Connection] = field(default_factory=set)
     accepted: int = 0  # connections that hold a place, including those that have no name yet
+    look_ups: Turns = field(default_factory=Turns)
     in_use: Counter[str] = field(default_factory=Counter)  # names with open connections
 
     def decide(self, name: str, port: int | None) -> Decision:

@@ -9,7 +9,7 @@ import asyncio
 import socket
 from typing import cast
 
-BUFFER = 262_144
+BUFFER = 65_536
 IDLE_SECONDS = 600.0
 
 

@@ -123,7 +123,8 @@ class Network:
 def _remove_config(config: Path, parent_too: bool) -> None:
     shutil.rmtree(config)
     if parent_too:
-        config.parent.rmdir()
+        with contextlib.suppress(OSError):  # another laboratory's is in it
+            config.parent.rmdir()
 
 
 def lay(files: dict[str, bytes | Link], over_etc: Path) -> None:
@@ -175,6 +176,7 @@ class Filter:
                 self._changed.wait(left)
 
     def ask(self, **message: Any) -> dict[str, Any]:
+        assert self.process.poll() is None, f"the filter has ended: {self.process.returncode}"
         seq = next(self._numbers)
         self._control.sendall(json.dumps({**message, "seq": seq}).encode() + b"\n")
         return self.wait_for(lambda answer: answer.get("ack") == seq)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ import uvloop
 from proxy import dial
 from proxy.addresses import Refused
 from proxy.dial import DialError, Dialler, read_hosts
+from proxy.sandboxes import Turns
 from proxy.splice import BUFFER, Splice
 
 LOOPS = [asyncio.run, uvloop.run]
@@ -75,7 +77,7 @@ def test_who_does_not_read_stops_the_other(run: Run) -> None:
                     await server[1].drain()
         transport = splice.client.transport
         assert transport is not None
-        assert transport.get_write_buffer_size() <= 4 * BUFFER
+        assert transport.get_write_buffer_size() <= BUFFER + 262_144  # and what one read brings
 
     run(spliced(test))
 
@@ -124,7 +126,7 @@ def test_dialling_a_permitted_name() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
             for name in ("local.test", "two.test"):  # nobody listens on the first address of the second
-                with await dialler(("test",)).connect(name, port) as outgoing:
+                with await dialler(("test",)).connect(name, port, Turns()) as outgoing:
                     assert outgoing.getpeername() == ("127.0.0.1", port)
 
     asyncio.run(test())
@@ -133,19 +135,19 @@ def test_dialling_a_permitted_name() -> None:
 @pytest.mark.parametrize("name", ["local.test", "two.test", "broken.test"])
 def test_what_leads_to_private_addresses_is_not_dialled(name: str) -> None:
     with pytest.raises(Refused):
-        asyncio.run(dialler().connect(name, 1))
+        asyncio.run(dialler().connect(name, 1, Turns()))
 
 
 def test_a_failure_names_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DialError, match=r"connecting to local\.test port 1 failed: 127\.0\.0\.1: .*refused"):
-        asyncio.run(dialler(("local.test",)).connect("local.test", 1))
+        asyncio.run(dialler(("local.test",)).connect("local.test", 1, Turns()))
 
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(DialError, match=r"unknown\.test can't be resolved: Name or service not known"):
-        asyncio.run(dialler().connect("unknown.test", 1))
+        asyncio.run(dialler().connect("unknown.test", 1, Turns()))
 
 
 def test_what_was_checked_is_what_is_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,12 +170,41 @@ def test_what_was_checked_is_what_is_dialled(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(rebinding, "_connect_to", note)
         for _ in range(3):
             with pytest.raises(DialError):
-                await rebinding.connect("rebind.test", 80)
+                await rebinding.connect("rebind.test", 80, Turns())
         assert tried == ["198.51.100.200"] * 3
         monkeypatch.setattr(dial.time, "monotonic", lambda: 1e9)  # the answer is too old
         with pytest.raises(Refused):
-            await rebinding.connect("rebind.test", 80)
+            await rebinding.connect("rebind.test", 80, Turns())
 
     monkeypatch.setattr(socket, "getaddrinfo", lie)
     asyncio.run(test())
     assert asked == ["rebind.test."] * 2
+
+
+def test_one_who_looks_up_too_much_leaves_threads_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking, most, go_on = 0, 0, threading.Event()
+
+    def slow(*_: object, **__: object) -> None:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        go_on.wait(10)
+        asking -= 1
+        raise socket.gaierror(socket.EAI_NONAME, "no")
+
+    async def test() -> list[str]:
+        busy, greedy = dialler(), Turns()
+        tasks = [asyncio.create_task(busy.resolve(f"n{number}.test", greedy)) for number in range(200)]
+        await asyncio.sleep(0.5)
+        assert most == Turns.AT_ONCE
+        for task in tasks[:50]:
+            task.cancel()  # a client that goes away doesn't make room: its look-up goes on
+        other = asyncio.create_task(busy.resolve("other.test", Turns()))
+        await asyncio.sleep(0.5)
+        assert most == Turns.AT_ONCE + 1
+        go_on.set()
+        return [str(error) for error in await asyncio.gather(*tasks, other, return_exceptions=True)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    errors = asyncio.run(test())
+    assert sum("too many names" in error for error in errors) == 200 - Turns.AT_ONCE - Turns.WAITING
