@@ -131,7 +131,7 @@ def test_it_has_three_descriptors(view: dict[str, Any], views: Views) -> None:
 
 
 def test_no_variable_of_the_host_is_inside(view: dict[str, Any], daemon: Daemon) -> None:
-    image = set(daemon.client.image("base")["config"]["env"])  # type: ignore[typeddict-item]
+    image = set(daemon.client.image("base")["config"]["env"])
     assert set(view["environment"]) - SHELLS == OURS | set(trust.trust_env()) | image
     assert "of the host" not in view["environment"].values()
 
@@ -186,12 +186,12 @@ def test_what_would_change_its_walls_is_refused(view: dict[str, Any]) -> None:
 
 def test_a_command_that_joins_is_in_the_same_control_group(daemon: Daemon) -> None:
     with tasks.running(daemon, "sleep 600.125 &") as task:
-        first = tasks.wait_for(lambda: tasks.host_pids("600.125"), "the sleep")
+        first = tasks.pid_of("600.125")
         client = daemon.client
         with client.exec(task, ["sleep", "600.25"]) as stream:
             assert next(iter(stream))["type"] == "started"
-            second = tasks.wait_for(lambda: tasks.host_pids("600.25"), "the command")
-            groups = [Path(f"/proc/{pid}/cgroup").read_text() for pid in (first[0], second[0])]
+            second = tasks.pid_of("600.25")
+            groups = [Path(f"/proc/{pid}/cgroup").read_text() for pid in (first, second)]
         assert groups[0] == groups[1]
         assert "/hutch" in groups[0]
         assert groups[0] != Path("/proc/self/cgroup").read_text()
@@ -240,7 +240,7 @@ def group_file(pid: int, v1: tuple[str, str], v2: str) -> str:
 def test_limits_are_in_force_from_outside(daemon: Daemon) -> None:
     limits = {"memory": 256 << 20, "cpus": 0.5, "pids": 50}
     with tasks.running(daemon, "sleep 600.375 &", limits=limits):
-        pid = tasks.wait_for(lambda: tasks.host_pids("600.375"), "the sleep")[0]
+        pid = tasks.pid_of("600.375")
         assert group_file(pid, ("memory", "memory.limit_in_bytes"), "memory.max") == str(256 << 20)
         assert group_file(pid, ("pids", "pids.max"), "pids.max") == "50"
         quota = group_file(pid, ("cpu", "cpu.cfs_quota_us"), "cpu.max").split()[0]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandbox.client import Stream
 from tests.support.daemon import Daemon
 
 PATIENCE = 60.0
@@ -82,6 +81,11 @@ def output(daemon: Daemon, task: str, phase: str = "agent", stream: str = "stdou
     return b"".join(base64.b64decode(event["data"]) for event in mine)
 
 
+def phases(task: dict[str, Any]) -> list[str]:
+    """The names of its phases in order."""
+    return [phase["name"] for phase in task["phases"]]
+
+
 def notices(daemon: Daemon, task: str) -> str:
     """All notices, one a line."""
     return "\n".join(event["text"] for event in events(daemon, task) if event["type"] == "notice")
@@ -119,17 +123,18 @@ def cancel(daemon: Daemon, task: str) -> dict[str, Any]:
 def execute(daemon: Daemon, task: str, *command: str, stdin: bytes | None = None, **options: Any) -> Done:
     """Run a command in a running task, with its end."""
     with daemon.client.exec(task, list(command), stdin=stdin is not None, **options) as stream:
-        started = next(iter(stream))
+        told = iter(stream)
+        started = next(told)
         assert started["type"] == "started", started
         if stdin is not None:
             daemon.client.exec_stdin(started["exec"], iter([stdin]))
-        return collect(stream)
+        return collect(told)
 
 
-def collect(stream: Stream) -> Done:
+def collect(told: Iterator[dict[str, Any]]) -> Done:
     """Read an exec's events to the end."""
     said: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-    for event in stream:
+    for event in told:
         if event["type"] == "exit":
             return Done(event["exit_code"], b"".join(said["stdout"]), b"".join(said["stderr"]))
         said[event["stream"]].append(base64.b64decode(event["data"]))
@@ -139,6 +144,11 @@ def collect(stream: Stream) -> Done:
 def host_pids(marker: str) -> list[int]:
     """Processes of the host with the argument `marker`; take one that nobody else uses."""
     return [pid for pid, arguments in _command_lines() if marker.encode() in arguments]
+
+
+def pid_of(marker: str) -> int:
+    """The process with the argument `marker`, once it is there."""
+    return wait_for(lambda: host_pids(marker) or None, f"the process {marker}")[0]
 
 
 def children(pid: int, argument: str = "") -> list[int]:
