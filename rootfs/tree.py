@@ -88,7 +88,7 @@ def _replace(old: int, new: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A tree in two words: sha256 of names, types, modes, owners, link targets, attributes and contents (not times), and bytes."""
+    """A tree in two words: sha256 of names, types, modes, owners, targets, attributes and contents (not times), and bytes."""
 
     digest: str
     bytes: int
