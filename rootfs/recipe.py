@@ -103,7 +103,7 @@ def command(recipe: Recipe, tree: str, source_lines: Sequence[str]) -> list[str]
     options += [f"--dpkgopt=path-exclude={path}" for path in recipe.exclude]
     options += [f"--dpkgopt=path-include={path}" for path in recipe.include]
     # Recipes are part of Hutch: these run as root in a chroot, like the packages' own scripts.
-    options += [f"--customize-hook=chroot \"$1\" sh -euc {shlex.quote(line)}" for line in recipe.commands]
+    options += [f'--customize-hook=chroot "$1" sh -euc {shlex.quote(line)}' for line in recipe.commands]
     # One sync at the end is enough here, and in a sandbox, whose files are synced when they become a snapshot.
     options += ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Retries "3"']
     return [*cage, "mmdebstrap", *options, recipe.suite, tree, *source_lines]
