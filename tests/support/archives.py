@@ -175,7 +175,12 @@ def oci(
     manifest, parts = oci_parts(layers, config_json(layers, config))
     entries = [descriptor(manifest, "manifest.v1+json")]
     if nested:
-        platforms = [(manifest, ARCHITECTURE), (b'{"not":"here"}', OTHER), (b'{"attestation":1}', "unknown")]
+        platforms = [
+            (manifest, ARCHITECTURE),
+            (b'{"not":"here"}', OTHER),
+            (b"attestation, never to be read", "unknown"),
+        ]
+        parts.append(blob(platforms[2][0]))
         inner = json.dumps(
             {
                 "schemaVersion": 2,

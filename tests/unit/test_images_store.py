@@ -265,6 +265,29 @@ def test_nothing_outside_is_deleted_while_links_are_swapped_in(tmp_path: Path) -
         remove_tree(tree)
 
 
+def test_a_link_swapped_in_at_the_worst_moment_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at a directory and its renaming, it becomes a link to a precious one."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    real = os.rename
+
+    def rename(source: str, target: str, **fds: int) -> None:
+        (tree / "sub").rmdir()
+        (tree / "sub").symlink_to(outside)
+        real(source, target, **fds)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(ImageError, match="cannot delete"):
+        remove_tree(tree)
+    assert (outside / "precious").read_text() == "x"
+    monkeypatch.undo()
+    remove_tree(tree)
+    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
+
+
 def test_the_digest_sees_everything_but_times(tmp_path: Path) -> None:
     def make(place: str, **changes: object) -> str:
         tree = tmp_path / place
