@@ -68,15 +68,15 @@ def run_job(job: Callable[[Mapping[str, Any], Progress], Mapping[str, Any]]) -> 
     except Stopped:
         return _fail("the job was stopped", 143)
     except ImageError as error:
-        return _fail(str(error), 1)
+        return _fail(error.message, 1, error.remedy)
     except KeyError as error:
-        return _fail(f"cannot start the job: its request has no {error}; add it", 1)
+        return _fail(f"cannot start the job: its request has no {error}", 1, "add it")
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return _fail(f"the job failed: {type(error).__name__}: {error}", 1)
     return 0
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int, remedy: str = "") -> int:
     with suppress(BrokenPipeError):  # whoever wanted to know has gone
-        write_line(sys.stdout, {"error": {"message": message}})
+        write_line(sys.stdout, {"error": {"message": message, "remedy": remedy}})
     return code
