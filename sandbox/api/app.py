@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from rootfs.errors import ImageError
 from rootfs.image import check_name
@@ -76,6 +77,17 @@ def _handle_errors(app: FastAPI) -> None:
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         reason = str(first["msg"]).removeprefix("Value error, ")
         return _error(400, errors.BadRequest(f"{place}: {reason}" if place else reason, "see /openapi.json"))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, StarletteHTTPException)
+        return _error(error.status_code, errors.TaskError(error.detail, "see /openapi.json"))
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, error: Exception) -> Response:
+        return _error(
+            500, errors.TaskError(f"the daemon failed: {error!r}", "please report this; its log has the details")
+        )
 
 
 def _error(status: int, error: Exception) -> JSONResponse:

@@ -79,6 +79,8 @@ class TaskRequest(_Strict):
     def _check_access(self) -> TaskRequest:
         if self.allow and self.access != "limited":
             raise ValueError(f'"allow" goes with access "limited", not "{self.access}"')
+        if self.ref and not self.repo:
+            raise ValueError('"ref" goes with a "repo"')
         if (self.setup or self.maintenance) and "\0" in f"{self.setup}{self.maintenance}":
             raise ValueError("a script contains a null byte")
         return self

@@ -21,6 +21,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def without_login(url: str) -> str:
+    """A repository's URL as it may be shown: no password, and for http no user either, which often is a token."""
+    scheme, separator, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    login, at, host = place.rpartition("@")
+    if not separator or not at:
+        return url
+    user = login.partition(":")[0] if scheme.lower().endswith("ssh") else ""
+    return f"{scheme}://{user}{'@' if user else ''}{host}{slash}{path}"
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """What a user asks for; checked by the API, so everything behind it may rely on it. `timeout` in seconds."""
@@ -95,7 +106,7 @@ class Task:
             "id": self.id,
             "state": self.state,
             "exit_code": self.exit_code,
-            "repo": self.spec.repo,
+            "repo": without_login(self.spec.repo) if self.spec.repo else None,
             "ref": self.spec.ref,
             "commit": self.commit,
             "image": self.spec.image,
