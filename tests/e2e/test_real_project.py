@@ -61,19 +61,8 @@ curl --silent --max-time 5 http://198.51.100.1/ && exit 9
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's source distribution as a repository with one commit."""
     directory = tmp_path_factory.mktemp("sdist")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        NAME,
-        "-d",
-        directory,
-        PROJECT,
-    ]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command = [*pip, "--no-binary", NAME, "-d", str(directory), PROJECT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     if done.returncode:
         pytest.skip(f"no package index can be reached from here: {done.stderr.strip()[-300:]}")
