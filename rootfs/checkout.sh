@@ -103,6 +103,7 @@ set_head() {
         quiet_git update-ref --no-deref HEAD "$HUTCH_COMMIT"
         return
     fi
+    rm -f "$GIT_DIR/refs/heads/$HUTCH_BRANCH" 2>/dev/null # whatever it says, it may be rubbish
     quiet_git update-ref --no-deref "refs/heads/$HUTCH_BRANCH" "$HUTCH_COMMIT" &&
         quiet_git symbolic-ref HEAD "refs/heads/$HUTCH_BRANCH" &&
         set_config "branch.$HUTCH_BRANCH.remote" origin && set_config "branch.$HUTCH_BRANCH.merge" "refs/heads/$HUTCH_BRANCH"
@@ -122,6 +123,8 @@ umask 022
 
 if usable; then
     if check_out 2>/dev/null; then exit 0; fi
+fi
+if [ -e "$GIT_DIR" ] || [ -L "$GIT_DIR" ]; then
     echo "hutch: the repository that setup left can't be used and is made anew" >&2
 fi
 make_new || fail "a new repository can't be made"

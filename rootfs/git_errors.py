@@ -5,6 +5,7 @@ Must not carry a credential: whoever raises puts only the URL without its user p
 
 from collections.abc import Callable
 
+FREE_SPACE = "free space where the state directory is, for example with `hutch gc`"
 Progress = Callable[..., None]  # progress(text, done=None, total=None)
 
 

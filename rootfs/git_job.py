@@ -3,6 +3,7 @@
 Must not be imported by the daemon: packs, trees and ignore files are hostile data, and here they cost a process at most.
 """
 
+import errno
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import pygit2
 
 from rootfs import git_mirror, git_result
 from rootfs.git_credentials import prepare_library
-from rootfs.git_errors import RepositoryError
+from rootfs.git_errors import FREE_SPACE, RepositoryError
 
 
 def progress(text: str, done: int | None = None, total: int | None = None) -> None:
@@ -30,19 +31,28 @@ def _say(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+_NEEDED = {
+    "fetch": ("state", "url"),
+    "result": ("mirror", "base", "upper", "workdir", "lower", "task"),
+    "diff": ("mirror", "base", "commit", "output"),
+    "drop": ("mirror", "task"),
+}
+
+
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """The result of one request; RepositoryError says in one sentence why there is none."""
-    match request.get("op"):
-        case "fetch":
-            return git_mirror.fetch(Path(request["state"]), request["url"], request.get("ref"), progress)
-        case "result":
-            return git_result.result(git_result.Request.parse(request))
-        case "diff":
-            return git_result.diff(Path(request["mirror"]), request["base"], request["commit"], Path(request["output"]))
-        case "drop":
-            return git_result.drop(Path(request["mirror"]), request["task"])
-        case other:
-            raise RepositoryError(f"cannot run the git job: there is no operation {other!r}")
+    operation = str(request.get("op"))
+    missing = [name for name in _NEEDED.get(operation, ()) if request.get(name) is None]
+    if missing or operation not in _NEEDED:
+        why = f"the request lacks {', '.join(missing)}" if missing else f"there is no operation '{operation}'"
+        raise RepositoryError(f"cannot run the git job: {why}", "see rootfs/README.md for what each operation needs")
+    if operation == "fetch":
+        return git_mirror.fetch(Path(request["state"]), request["url"], request.get("ref"), progress)
+    if operation == "result":
+        return git_result.result(git_result.Request.parse(request))
+    if operation == "diff":
+        return git_result.diff(Path(request["mirror"]), request["base"], request["commit"], Path(request["output"]))
+    return git_result.drop(Path(request["mirror"]), request["task"])
 
 
 def main() -> int:
@@ -50,18 +60,25 @@ def main() -> int:
     os.umask(0o022)  # the mirror's objects are read by the ids of sandboxes
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # a deep tree keeps one descriptor per level and layer open
     resource.setrlimit(resource.RLIMIT_NOFILE, (65536 if hard == resource.RLIM_INFINITY else min(hard, 65536), hard))
+    request: dict[str, Any] = {}
     try:
         request = json.loads(sys.stdin.buffer.read())
         prepare_library()
         _say({"result": run(request)})
     except RepositoryError as error:
-        _say({"error": {"message": error.message, "remedy": error.remedy}})
-    except KeyError as error:
-        _say({"error": {"message": f"cannot run the git job: the request lacks {error}", "remedy": ""}})
-    except (OSError, ValueError, pygit2.GitError) as error:
-        _say({"error": {"message": f"cannot run the git job: {error}", "remedy": ""}})
-    else:
-        return 0
+        return _failed(error.message, error.remedy)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _failed(f"cannot finish the git job '{request.get('op')}': the disk is full", FREE_SPACE)
+        return _failed(f"cannot finish the git job '{request.get('op')}': {error}", "see the daemon's log")
+    except (ValueError, KeyError, pygit2.GitError) as error:
+        remedy = "if it stays so, the mirror is damaged: remove its directory below git/ in the state"
+        return _failed(f"cannot finish the git job: {type(error).__name__}: {error}", remedy)
+    return 0
+
+
+def _failed(message: str, remedy: str) -> int:
+    _say({"error": {"message": message, "remedy": remedy}})
     return 1
 
 

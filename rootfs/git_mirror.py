@@ -27,6 +27,7 @@ from rootfs.git_url import Source
 from rootfs.refs import BRANCHES, TAGS, Choice, choose, guess_default, similar
 
 _PACK_REFS_ABOVE = 50  # loose refs
+_LOOKED_AT = 200  # branches of a mirror whose objects are checked before a fetch
 _SHOWN_SUBMODULES = 10
 _SHALLOW = "objects/info/hutch-shallow"
 
@@ -91,9 +92,9 @@ def _opened(mirror: Path) -> pygit2.Repository | None:
     try:
         repo = pygit2.Repository(str(mirror), RepositoryOpenFlag.NO_SEARCH)
         _ = repo.remotes["origin"], repo.references["HEAD"]
-        for sha in listed(repo).values():
-            tip = repo[sha].peel(None)
-            _ = tip.peel(pygit2.Tree) if isinstance(tip, pygit2.Commit) else tip
+        branches = [sha for name, sha in listed(repo).items() if name.startswith(BRANCHES)]
+        for sha in branches[:_LOOKED_AT]:
+            _ = repo[sha].peel(pygit2.Tree)
     except (pygit2.GitError, KeyError, ValueError):
         return None
     return repo

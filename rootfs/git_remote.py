@@ -15,7 +15,7 @@ import pygit2
 from pygit2.enums import CredentialType, FetchPrune
 
 from rootfs.git_credentials import Credentials
-from rootfs.git_errors import Progress, RepositoryError
+from rootfs.git_errors import FREE_SPACE, Progress, RepositoryError
 from rootfs.git_url import Source
 from rootfs.refs import BRANCHES, TAGS
 
@@ -125,6 +125,7 @@ def _collides(text: str) -> bool:
 
 # Part of libgit2's text (lower case) -> reason, remedy. The first match counts.
 _REASONS = (
+    (("no space", "disk quota"), "the disk is full", FREE_SPACE),
     (
         ("certificate", "ssl error: "),
         "its certificate isn't trusted by this host",
@@ -150,11 +151,6 @@ _REASONS = (
         ("resolve", "failed to connect", "refused", "unreachable", "connection"),
         "the server can't be reached",
         "check the address and the network",
-    ),
-    (
-        ("no space", "disk quota"),
-        "the disk is full",
-        "free space where the state directory is, for example with `hutch gc`",
     ),
 )
 

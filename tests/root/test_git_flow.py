@@ -173,3 +173,26 @@ def test_ones_own_shared_clone_works(state: Path, tmp_path: Path) -> None:
     give(tmp_path / "shared", USER)
     give(repo, USER)
     assert fetch(state, tmp_path / "shared")["commit"] == git(repo, "rev-parse", "HEAD")
+
+
+def test_a_full_disk_is_one_sentence_and_no_harm(tmp_path: Path) -> None:
+    small, upper = tmp_path / "small", tmp_path / "upper"
+    small.mkdir()
+    repo = repos.make(tmp_path / "repo", {"a": "1\n"})
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=True, timeout=30)
+    try:
+        found = fetch(small, repo)
+        (upper / "workspace/repo").mkdir(parents=True)
+        (upper / "workspace/repo/big").write_bytes(os.urandom(3 << 20))
+        request = {"op": "result", "mirror": found["mirror"], "base": found["commit"], "upper": str(upper), "lower": []}
+        answer = job({**request, "workdir": "workspace/repo", "task": "t"})
+        assert "the disk is full" in answer["error"]["message"]
+        assert not list(Path(found["mirror"]).parent.glob("results.git/objects/pack/*"))
+        (repo / "big").write_bytes(os.urandom(3 << 20))
+        repos.commit(repo, {})
+        assert "the disk is full" in fetch_error(small, repo)
+        (repo / "big").unlink()
+        git(repo, "commit", "-q", "-a", "--amend", "--allow-empty", "-m", "small")
+        assert fetch(small, repo)["commit"] == git(repo, "rev-parse", "HEAD")
+    finally:
+        subprocess.run(["umount", str(small)], check=True, timeout=30)

@@ -87,7 +87,7 @@ def test_the_job_makes_result_and_diff() -> None:
         assert "-1\n+changed\n" in output.read_text()
         assert job({**common, "op": "drop", "task": "t1"})["result"] == {"dropped": True}
         assert (
-            "lacks 'lower'" in job({key: value for key, value in request.items() if key != "lower"})["error"]["message"]
+            "lacks lower" in job({key: value for key, value in request.items() if key != "lower"})["error"]["message"]
         )
 
 
@@ -108,6 +108,15 @@ def test_ignore_files_of_lower_layers_count() -> None:
         (made.work / "build/x").write_text("")
         (made.work / "y").write_text("")
         assert names(made, made.result()) == [".gitignore", "a", "d/b", "d/c", "y"]
+
+
+def test_in_an_ignored_directory_only_tracked_files_count() -> None:
+    with stack(BASE, {**BASE, b"build/kept": Content(b"1\n")}) as made:
+        (made.work / "build/kept").write_text("2\n")
+        (made.work / "build/new").write_text("")
+        (made.work / "build/.gitignore").write_text("!new\n")
+        result: dict[str, Any] = made.result()
+        assert (result["files"], names(made, result)) == (1, [".gitignore", "a", "build/kept", "d/b", "d/c"])
 
 
 @pytest.mark.parametrize(

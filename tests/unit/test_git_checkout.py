@@ -259,11 +259,29 @@ DAMAGES = {
 UNKNOWN_BEFORE = ("bad index", ".git is a file", ".git is a link", "empty .git")
 
 
+# The repository itself can't be used; after any other damage it is kept, with what setup had configured in it.
+MADE_ANEW = (
+    *UNKNOWN_BEFORE[1:],
+    "bad HEAD",
+    "no HEAD",
+    "bad config",
+    "bad packed-refs",
+    "no objects",
+    "commondir",
+    "branch in the way",
+)
+GONE = ("work tree gone", "work tree is a link")
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=str)
 def test_an_odd_repository_does_not_break_it(sandbox: Sandbox, damage: str) -> None:
     sandbox.ok()
+    git(sandbox.work, "config", "setup.was", "here")
     DAMAGES[damage](sandbox.work)
-    sandbox.ok("feature/x")
+    said = sandbox.ok("feature/x")
+    assert ("is made anew" in said) == (damage in MADE_ANEW)
+    if damage not in (*MADE_ANEW, *GONE):
+        assert git(sandbox.work, "config", "setup.was") == "here"
     if damage not in UNKNOWN_BEFORE:
         assert not (sandbox.work / "a").exists()
     assert not (sandbox.work / "setup-made").exists()

@@ -107,7 +107,7 @@ def test_dropping_a_result_frees_its_objects_unless_another_needs_them(tmp_path:
 
 def test_the_job_answers_bad_requests_with_a_sentence(tmp_path: Path) -> None:
     assert "there is no operation 'x'" in job({"op": "x"})["error"]["message"]
-    assert "lacks 'state'" in job({"op": "fetch"})["error"]["message"]
+    assert "lacks state, url" in job({"op": "fetch"})["error"]["message"]
     request = {
         "op": "diff",
         "mirror": str(mirror_in(tmp_path)),
