@@ -191,7 +191,8 @@ class HutchApi(System):
     def start(self) -> tuple[float, float]:
         began = time.time()
         task = self._submit(SCRIPT)
-        with self.client.events(task, follow=True) as events:
+        with self.client.events(task, follow=True) as stream:
+            events = iter(stream)  # one iterator: it holds what arrived together with the first line
             first = first_output(events)
             state = next(event for event in events if event["type"] == "end")["task"]["state"]
         ended = time.time()
@@ -201,7 +202,8 @@ class HutchApi(System):
 
     def run_inside(self, name: str) -> tuple[float, float]:
         began = time.time()
-        with self.client.exec(name, ["bash", "-c", SCRIPT]) as events:
+        with self.client.exec(name, ["bash", "-c", SCRIPT]) as stream:
+            events = iter(stream)
             first = first_output(events)
             code = next(event for event in events if event["type"] == "exit")["exit_code"]
         ended = time.time()
@@ -218,7 +220,7 @@ class HutchApi(System):
         def one(number: int) -> None:
             names[number] = self._submit(IDLE)
             with self.client.events(names[number], follow=True) as events:
-                firsts[number] = first_output(events) - began
+                firsts[number] = first_output(iter(events)) - began
 
         threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
         try:
@@ -247,7 +249,7 @@ class HutchApi(System):
         self.made.clear()
 
 
-def first_output(events: Iterator[dict[str, Any]] | Any) -> float:
+def first_output(events: Iterator[dict[str, Any]]) -> float:
     """The inside's clock from the first line of output."""
     text = b""
     for event in events:
