@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
 import signal
@@ -60,21 +61,25 @@ def test_an_end_is_told_once(tmp_path: Path) -> None:
     assert [e["type"] for e in events(journal.path, lambda: ENDED)].count("end") == 1
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """Files of at most 1000 bytes: the kernel then takes a part of a write, as a disk does that has just become full."""
+    """Files of at most 1000 bytes: the kernel then takes a part of a write, as a disk does that has just become full.
+
+    Within the test's body only: pytest's own report may go to a file that is longer already.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_full_disk_tears_no_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "events.ndjson")
-    with pytest.raises(OSError, match=r"space|large"):  # noqa: PT012 - which of the writes fails is the disk's to say
+    with small_files(), pytest.raises(OSError, match=r"space|large"):  # noqa: PT012 - which write fails is the disk's to say
         for _ in range(100):
             journal.notice("x" * 77)
     journal.close()
