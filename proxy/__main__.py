@@ -108,6 +108,8 @@ async def _serve(control: socket.socket, tcp: socket.socket, dns: socket.socket,
     task = loop.create_task(Control(sandboxes, records, start_serving).run(control))
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()):
+        log.error("the control socket's task failed, ending", exc_info=error)
     for task_ in serving:
         task_.cancel()
 

@@ -146,10 +146,9 @@ class Filter:
     def __init__(self, tcp: socket.socket, dns: socket.socket, hello: dict[str, Any], hosts: Path) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
-            fds = {"control": theirs.fileno(), "tcp": tcp.fileno(), "dns": dns.fileno()}
-            self.process = subprocess.Popen(
-                filter_command(uid=UID, gid=UID, hosts=hosts, **fds), pass_fds=list(fds.values()), env={}
-            )
+            fds = [theirs.fileno(), tcp.fileno(), dns.fileno()]
+            command = filter_command(uid=UID, gid=UID, control=fds[0], tcp=fds[1], dns=fds[2], hosts=hosts)
+            self.process = subprocess.Popen(command, pass_fds=fds, env={})
         self.messages: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)

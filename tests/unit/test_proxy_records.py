@@ -93,7 +93,8 @@ def test_messages_that_cannot_be_understood(message: dict[str, Any]) -> None:
 
 def converse(*lines: bytes) -> tuple[list[dict[str, Any]], Sandboxes, int]:
     """What a control socket answers to these lines, until its end."""
-    sandboxes, started = Sandboxes(), []
+    sandboxes = Sandboxes()
+    started: list[HelloMessage] = []
 
     async def talk() -> list[dict[str, Any]]:
         ours, theirs = socket.socketpair()

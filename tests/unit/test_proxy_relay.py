@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from proxy import dial
 from proxy.addresses import Refused
 from proxy.dial import DialError, Dialler, read_hosts
 from proxy.sandboxes import Turns
@@ -68,7 +68,7 @@ def test_bytes_pass_both_ways_and_half_closes_too(run: Run) -> None:
 @pytest.mark.parametrize("run", LOOPS)
 def test_who_does_not_read_stops_the_other(run: Run) -> None:
     async def test(client: Streams, server: Streams, splice: Splice) -> None:
-        server[1].transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]
+        server[1].transport.set_write_buffer_limits(high=0)
         client[0]._transport.pause_reading()  # type: ignore[attr-defined]
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
@@ -172,7 +172,7 @@ def test_what_was_checked_is_what_is_dialled(monkeypatch: pytest.MonkeyPatch) ->
             with pytest.raises(DialError):
                 await rebinding.connect("rebind.test", 80, Turns())
         assert tried == ["198.51.100.200"] * 3
-        monkeypatch.setattr(dial.time, "monotonic", lambda: 1e9)  # the answer is too old
+        monkeypatch.setattr(time, "monotonic", lambda: 1e9)  # the answer is too old
         with pytest.raises(Refused):
             await rebinding.connect("rebind.test", 80, Turns())
 

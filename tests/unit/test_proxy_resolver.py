@@ -38,8 +38,8 @@ def sandbox(access: str = "limited") -> Sandbox:
     return Sandbox("10.0.0.2", Policy("agent", access, ("example.com",)))  # type: ignore[arg-type]
 
 
-def ask(asked: Sandbox, told: Records, name: str, kind: str = "A", **kwargs: str) -> dns.message.Message:
-    query = dns.message.make_query(name, kind, **kwargs)
+def ask(asked: Sandbox, told: Records, name: str, kind: str = "A", rdclass: str = "IN") -> dns.message.Message:
+    query = dns.message.make_query(name, kind, rdclass)
     answer = respond(query.to_wire(), asked, told)
     assert answer is not None
     reply = dns.message.from_wire(answer)
@@ -171,7 +171,8 @@ def test_addresses_go_round_without_colliding() -> None:
 class Open:
     """A connection that notes its end."""
 
-    name, port, aborted = "example.com", 443, False
+    name, port = "example.com", 443
+    aborted: bool = False
 
     def permitted(self, policy: Policy) -> bool:
         return policy.access != "off"
