@@ -164,6 +164,11 @@ def _mount_hutch_directory(root: int, plan: StartPlan, trees: Trees, fds: list[i
 def _mask(root: int) -> None:
     null = syscalls.openat2(root, "dev/null", os.O_PATH, _INSIDE_ONLY)
     empty = syscalls.new_filesystem("tmpfs", {"mode": "0555", "size": "4k", "nr_inodes": "2"}, _PLAIN | _READ_ONLY)
+    # In the stage, which is the working directory still: kernels before 6.15 clone no mount that is attached nowhere.
+    os.mkdir("empty")
+    point = os.open("empty", _SAFE_DIR | os.O_CLOEXEC)
+    syscalls.move_mount(empty, point)
+    os.close(point)
     for path in profile.MASKED_PATHS:
         try:
             target = syscalls.openat2(root, path, os.O_PATH, _INSIDE_ONLY)
