@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 from sandbox.core.journal import Journal
@@ -21,7 +22,8 @@ class NetworkRecord:
         """One decision of the filter; a listener of `Sandboxes.open`."""
         if self._journal.closed:
             return
-        self._journal.network(record)
+        with contextlib.suppress(OSError):  # a full disk: the summary still counts it
+            self._journal.network(record)
         if record.get("decision") == "allow":
             self._allowed += 1
             return
