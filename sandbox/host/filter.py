@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.launch import filter_command
+from proxy.launch import LaunchError, filter_command
 from sandbox.host.errors import HostError
 
+_log = logging.getLogger("hutch")
 type Record = dict[str, Any]
 _ACK_TIMEOUT = 30.0  # seconds: long enough for another filter to start
 _START_TIMEOUT = 60.0
@@ -62,6 +64,7 @@ class Filter:
         self._writer: asyncio.StreamWriter | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._running = asyncio.Event()
+        self._has_served = False
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -132,7 +135,12 @@ class Filter:
         pause = 0.1
         while True:
             started = asyncio.get_running_loop().time()
-            await self._run_once()
+            try:
+                await self._run_once()
+            except Exception:  # without another filter no task would ever run again
+                if not self._has_served:
+                    raise  # start() tells it
+                _log.exception("the filter ended by a fault; another is started")
             # One that dies at once is started ever more slowly, one that lived long at once.
             lived = asyncio.get_running_loop().time() - started
             pause = 0.1 if lived > 10 else min(pause * 2, 10.0)
@@ -141,12 +149,17 @@ class Filter:
     async def _run_once(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                self._command(theirs), pass_fds=[theirs.fileno(), *(s.fileno() for s in self._sockets)],
-                stdin=subprocess.DEVNULL, env=_filter_environment(), start_new_session=True, cwd="/",
-            )  # fmt: skip
+            try:
+                self._process = subprocess.Popen(
+                    self._command(theirs), pass_fds=[theirs.fileno(), *(s.fileno() for s in self._sockets)],
+                    stdin=subprocess.DEVNULL, env=_filter_environment(), start_new_session=True, cwd="/",
+                )  # fmt: skip
+            except (OSError, LaunchError) as error:
+                ours.close()
+                raise HostError(f"cannot start the filter: {error}", "hutch doctor") from error
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE)
         greeting = asyncio.create_task(self._greet())
+        greeting.add_done_callback(self._greeted)
         try:
             while line := await reader.readline():
                 self._heard(json.loads(line))
@@ -173,7 +186,16 @@ class Filter:
         await self._send(hello)
         for address, policy in list(self._policies.items()):
             await self._send({"op": "set", "sandbox": address, "policy": policy})
+        self._has_served = True
         self._running.set()
+
+    def _greeted(self, greeting: asyncio.Task[None]) -> None:
+        """Hang up on a filter that couldn't be greeted: it ends, and another is tried."""
+        if greeting.cancelled() or (error := greeting.exception()) is None:
+            return
+        _log.error("the filter could not be told what holds: %s", error)
+        if self._writer is not None:
+            self._writer.close()
 
     def _command(self, control: socket.socket) -> list[str]:
         tcp, dns = self._sockets
