@@ -49,12 +49,13 @@ class PhaseResult(TypedDict):
 
 
 class Denied(TypedDict):
-    """A name that a task asked for in vain: how often, and the rule that would allow it."""
+    """A name that a task asked for in vain: how often, the rule that would allow it (empty: none would), and why not."""
 
     name: str
     port: int
     count: int
     rule: str
+    reason: NotRequired[str]
 
 
 class Network(TypedDict):

@@ -111,10 +111,12 @@ def diff_text(task: Task) -> str:
 
 
 def denied_text(denied: Denied) -> str:
-    """A refused name and the option that would allow it."""
-    rule = denied.get("rule") or denied["name"]
+    """A refused name and the option that would allow it, or where none would, why it was refused."""
     times = f", {denied['count']} times" if denied.get("count", 1) > 1 else ""
-    return f"{denied['name']}:{denied['port']}{times}; to allow it: --allow {rule}"
+    remedy = (
+        f"to allow it: --allow {denied['rule']}" if denied.get("rule") else denied.get("reason") or "no rule allows it"
+    )
+    return f"{denied['name']}:{denied['port']}{times}; {remedy}"
 
 
 def exit_code(task: Task) -> int:

@@ -32,10 +32,8 @@ class NetworkRecord:
         if entry is not None:
             entry["count"] += 1
         elif len(self._denied) < _MAX_NAMES:
-            rule = record.get("suggestion") or record.get("rule")
-            self._denied[name, port] = {
-                "name": name, "port": port, "count": 1, "rule": rule, "reason": record.get("reason"),
-            }  # fmt: skip
+            reasons = {"rule": record.get("rule"), "reason": record.get("reason")}
+            self._denied[name, port] = {"name": name, "port": port, "count": 1, **reasons}
 
     def summary(self) -> dict[str, Any]:
         """{"allowed": count, "denied": [{name, port, count, rule, reason}]}."""
