@@ -1,6 +1,6 @@
 """The daemon: takes the state directory, puts the host's parts together, serves the API, and takes everything down in order.
 
-lock ─ database ─ sweep what a crash left ─ ids ─ cgroups ─ spawner ─ gateway ─ filter ─ leases ─ API … and back, in reverse
+lock ─ database ─ cgroups (swept) ─ ids ─ spawner ─ gateway ─ filter ─ leases ─ lost tasks swept ─ API … and back, in reverse
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -45,6 +46,7 @@ _log = logging.getLogger("hutch")
 _INIT: Final = ("/usr/bin/catatonit", "/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit")
 _MEMORY: Final = 8 << 30  # bytes a sandbox may use unless its task says otherwise, if the host has twice that
 _PROCESSES: Final = 4096
+_DESCRIPTORS: Final = 65536  # a queued task holds one, a running one about a dozen; shells start us with 1,024
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="hutch: %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = Settings(state, socket, tuple(private_names or ()), max_tasks, hosts)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
     uvloop.run(_serve(settings))
 
 
@@ -173,11 +177,15 @@ async def _api(services: Services, listener: socket.socket) -> AsyncIterator[Non
 
 @contextlib.contextmanager
 def _listen(path: Path) -> Iterator[socket.socket]:
-    """A Unix socket that only root may connect to. A stale one is replaced, a live one never."""
+    """A Unix socket that only root may connect to. A stale one is replaced; a live one, or what is no socket, never."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     with listener:
         if path.exists():
+            if not path.is_socket():
+                raise TaskError(
+                    f"cannot listen on {path}: it is there and no socket", "remove it, or choose another --socket"
+                )
             with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(ConnectionRefusedError):
                 probe.connect(str(path))
                 raise TaskError(f"another daemon listens on {path}", "stop it, or give this one another --socket")
