@@ -67,6 +67,8 @@ class TaskRun:
             state, error = self._interrupted()
         except (TaskError, HostError, ImageError) as failure:
             error = _text(failure.message, failure.remedy)
+            if self._reason:  # it was told to end, and failed at unwinding: that is not why it ended
+                state, _ = self._interrupted()
         except OSError as failure:
             error = _text(f"the host failed: {failure}", "hutch doctor; df -h")
         except Exception as failure:  # a fault of ours must not take the daemon, or the task's end, with it
