@@ -53,10 +53,6 @@ class Bases:
         """The system layers that were prepared."""
         return {base.layers[-1] for base in self._prepared.values()}
 
-    def forget(self) -> None:
-        """Prepare everything anew (after garbage was collected)."""
-        self._prepared.clear()
-
     def _prepare(self, image: Image) -> Base:
         own_bundle = read_from_image(self._store, image, trust.BUNDLE) or b""
         files: dict[str, Content] = dict(environment.overlay_files())

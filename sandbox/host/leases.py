@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sandbox.host.cgroup import CgroupError, Cgroups, Group, Limits
+from sandbox.host.cgroup import Cgroups, Group, Limits
 from sandbox.host.errors import HostError, OutOfResources
 from sandbox.host.identity import RANGES_PER_BLOCK, IdBlock
 from sandbox.host.network import Gateway, address
@@ -93,7 +93,7 @@ class Leases:
 
     async def _fill(self) -> None:
         # A lease that can't be made now is made, or its error shown, when somebody asks for one.
-        with contextlib.suppress(HostError, CgroupError, OSError, TimeoutError):
+        with contextlib.suppress(HostError, OSError):
             while len(self._ready) < min(self._wanted, len(self._numbers)):
                 self._ready.append(await self._make())
 

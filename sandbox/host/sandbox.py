@@ -1,7 +1,7 @@
 """One sandbox, from its lease to its release, and the commands that join it.
 
-    async with host.sandbox(spec, sink) as sandbox:      lease ─ limits ─ policy ─ plan ─ start
-        await sandbox.wait()                             … and in reverse on the way out, whatever happened
+    async with sandboxes.open(spec, sink, on_network) as sandbox:      lease ─ limits ─ policy ─ plan ─ start
+        await sandbox.wait()                                           … and in reverse on the way out, whatever happened
 
 Every acquisition is pushed on one AsyncExitStack; nothing here is named in the file system but the lease's cgroup and the task's
 `work` directory, so a crash leaves only those two kinds of things for the sweep.

@@ -1,6 +1,6 @@
 """The daemon's side of the spawner and its keepers: sends plans with their descriptors, hears of exits.
 
-No process is forked by the daemon itself. When a keeper dies, its sandbox dies with it (the kernel sees to that): every
+The daemon forks no sandbox's process itself. When a keeper dies, its sandbox dies with it (the kernel sees to that): every
 process of it is then reported as killed. The spawner's death hurts no running sandbox.
 """
 
@@ -23,7 +23,7 @@ from sandbox.host.errors import HostError, SandboxFailed
 from sandbox.host.streams import Pipe
 from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, StartPlan, encode
 
-KILLED_WITH_SPAWNER = -int(signal.SIGKILL)
+_KILLED_WITH_KEEPER = -int(signal.SIGKILL)
 _MAKE_TIMEOUT = 20.0
 _START_TIMEOUT = 60.0
 
@@ -56,7 +56,7 @@ class Process:
         self._abandoned = False
 
     def begin(self, pid: int, pidfd: int) -> None:
-        """Called by the spawner's client, once, and only if it was started."""
+        """Called by the channel, once, and only if it was started."""
         self.pid, self.pidfd = pid, pidfd
         if not self.started.done():
             self.started.set_result(None)
@@ -79,7 +79,7 @@ class Process:
         return await asyncio.shield(self.exited)
 
     def end(self, status: int) -> None:
-        """Called by the spawner's client, once."""
+        """Called by the channel, once."""
         if not self.started.done():
             self.started.set_result(None)
         if not self.exited.done():
@@ -90,13 +90,12 @@ class Process:
 
 
 class Channel:
-    """A socket to a spawner or keeper: plans go out, starts and exits come in. `on_end` is called when the other side dies."""
+    """A socket to a spawner or keeper: plans go out, starts and exits come in."""
 
-    def __init__(self, connection: socket.socket, on_end: Callable[[], None] | None = None) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._channel = connection
         self._processes: dict[str, Process] = {}
-        self._on_end = on_end
         self._closed = False
         asyncio.get_running_loop().add_reader(connection, self._readable)
 
@@ -161,7 +160,7 @@ class Channel:
             except OSError:
                 data, fds = b"", []
             if not data:
-                self._died()
+                self.close()
                 return
             self._heard(json.loads(data), fds)
 
@@ -178,11 +177,6 @@ class Channel:
             del self._processes[process.id]
             process.end(message["status"])
 
-    def _died(self) -> None:
-        self.close()
-        if self._on_end is not None:
-            self._on_end()
-
     def close(self) -> None:
         """Hang up: the other side kills what it started and ends. Whoever waits for a process hears that it was killed."""
         if self._closed:
@@ -191,14 +185,14 @@ class Channel:
         asyncio.get_running_loop().remove_reader(self._channel)
         self._channel.close()
         for process in list(self._processes.values()):
-            process.end(KILLED_WITH_SPAWNER)
+            process.end(_KILLED_WITH_KEEPER)
         self._processes.clear()
 
 
 class Spawner(Channel):
     """The spawner process itself."""
 
-    def __init__(self, on_end: Callable[[], None] | None = None) -> None:
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
@@ -208,7 +202,7 @@ class Spawner(Channel):
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
                 start_new_session=True,
             )
-        super().__init__(ours, on_end)
+        super().__init__(ours)
 
     async def make(self, plan: Callable[[FdTable, int], LeasePlan | GatewayPlan], expected: int) -> list[int]:
         """Have namespaces made; returns the `expected` descriptors that come back."""

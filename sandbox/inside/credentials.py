@@ -62,5 +62,5 @@ def limit_resources() -> None:
 
 
 def die_with_parent() -> None:
-    """SIGKILL this process when the spawner dies. Set last: a change of credentials clears it."""
+    """SIGKILL this process when its keeper dies. Set last: a change of credentials clears it."""
     prctl.set_pdeathsig(signal.SIGKILL)

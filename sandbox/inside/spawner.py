@@ -39,9 +39,8 @@ class Spawner:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._children: dict[
-            int, tuple[str, int]
-        ] = {}  # pidfd -> (id, pid); "" for a helper whose exit nobody waits for
+        # pidfd -> (id, pid); "" for a helper whose exit nobody waits for
+        self._children: dict[int, tuple[str, int]] = {}
         self._pidfds: dict[str, int] = {}
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
@@ -143,12 +142,12 @@ class Spawner:
     def _reap(self, pidfd: int) -> None:
         self._poll.unregister(pidfd)
         identity, pid = self._children.pop(pidfd)
-        _, status, usage = os.wait4(pid, 0)
+        _, status = os.waitpid(pid, 0)
         if self._pidfds.get(identity) == pidfd:
             del self._pidfds[identity]
         os.close(pidfd)
         if identity:
-            self._answer({"exited": identity, "status": os.waitstatus_to_exitcode(status), "max_rss": usage.ru_maxrss})
+            self._answer({"exited": identity, "status": os.waitstatus_to_exitcode(status)})
 
     def _answer(self, message: dict[str, object], *fds: int) -> None:
         socket.send_fds(self._channel, [json.dumps(message).encode()], list(fds))

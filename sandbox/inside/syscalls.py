@@ -43,7 +43,6 @@ MOUNT_ATTR_NODEV: Final = 0x4
 MOUNT_ATTR_NOEXEC: Final = 0x8
 MOUNT_ATTR_IDMAP: Final = 0x100000
 
-MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 1 << 18
@@ -177,16 +176,11 @@ def close_range(first: int) -> None:
     _syscall("close_range", "", _NR_CLOSE_RANGE, first, ctypes.c_uint(0xFFFFFFFF), 0)
 
 
-def capset(permitted: int, inheritable: int = 0) -> None:
-    """Set this thread's permitted and effective capabilities to the bit mask `permitted`."""
+def capset(permitted: int) -> None:
+    """Set this thread's permitted and effective capabilities to the bit mask `permitted`, the inheritable ones to none."""
     header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
-    low, high, inherit_low, inherit_high = (
-        permitted & 0xFFFFFFFF,
-        permitted >> 32,
-        inheritable & 0xFFFFFFFF,
-        inheritable >> 32,
-    )
-    data = (ctypes.c_uint32 * 6)(low, low, inherit_low, high, high, inherit_high)
+    low, high = permitted & 0xFFFFFFFF, permitted >> 32
+    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
     _syscall("capset", "", _NR_CAPSET, ctypes.byref(header), ctypes.byref(data))
 
 
