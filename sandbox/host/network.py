@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from sandbox.host.errors import HostError
 from sandbox.host.spawner import Spawner
@@ -74,8 +75,18 @@ class Gateway:
             raise HostError(f"cannot set up the gateway: nft refused its rules: {reason}", "hutch doctor")
 
     async def connect(self, number: int, netns: int, netlink: int) -> None:
-        """Make the veth pair of lease `number`, up and addressed, with an end in each namespace; consumes `netlink`."""
-        await self._in_thread(lambda: self._connect(number, netns, netlink))
+        """Make the veth pair of lease `number`, up and addressed, with an end in each namespace; consumes `netlink`.
+
+        A cancelled caller waits for it all the same: its descriptors must not be closed, and be other files', meanwhile.
+        """
+        connecting = asyncio.ensure_future(self._in_thread(lambda: self._connect(number, netns, netlink)))
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            await asyncio.wait([connecting])
+            raise
+        except NetlinkError as error:
+            raise HostError(f"cannot connect sandbox {number} to the gateway: {error}", "hutch doctor") from error
 
     def _connect(self, number: int, netns: int, netlink: int) -> None:
         index = _FIRST_LINK_INDEX + number
