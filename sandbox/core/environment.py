@@ -19,6 +19,9 @@ DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 _RESOLV_CONF: Final = b"# Every query is answered by the filter.\nnameserver 198.18.0.1\noptions timeout:5 attempts:2\n"
 _HOSTS: Final = b"127.0.0.1 localhost hutch\n"
 
+# For an agent that commits: git refuses to without a name. Anything in ~/.gitconfig or the repository wins.
+GIT_CONFIG: Final = b"[user]\n\tname = Hutch\n\temail = hutch@localhost\n"
+
 _PROFILE: Final = rb"""# Read by every login shell in a sandbox, before the image's own scripts in this directory.
 # /etc/profile has just reset PATH: put back the one of the image and of the task.
 if [ -n "${HUTCH_PATH-}" ]; then PATH=$HUTCH_PATH; export PATH; fi

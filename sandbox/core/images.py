@@ -56,6 +56,8 @@ class Bases:
     def _prepare(self, image: Image) -> Base:
         own_bundle = read_from_image(self._store, image, trust.BUNDLE) or b""
         files: dict[str, Content] = dict(environment.overlay_files())
+        if read_from_image(self._store, image, "etc/gitconfig") is None:
+            files["etc/gitconfig"] = environment.GIT_CONFIG
         for path, content in trust.trust_files(own_bundle, Path(host_bundle()).read_bytes(), self._ca_pem).items():
             files[path] = Link(content.target) if isinstance(content, trust.Link) else content
         layer = make_system_layer(self._store, files)

@@ -89,7 +89,7 @@ class PhaseContext:
             "HUTCH_COMMIT": commit,
             "HUTCH_BRANCH": branch or "",
             "HUTCH_ORIGIN_URL": source.url,
-            "HUTCH_DEFAULT_BRANCH": source.default_branch,
+            "HUTCH_DEFAULT_BRANCH": source.default_branch or "",
         }
         files = {"checkout.sh": _CHECKOUT.read_bytes(), "packed-refs": packed_refs(source.refs).encode()}
         argv = ("/bin/sh", f"{environment.RUN}/checkout.sh")

@@ -26,7 +26,7 @@ class Source:
     commit: str
     branch: str | None
     default_commit: str
-    default_branch: str
+    default_branch: str | None
     refs: Mapping[str, str]
     notices: tuple[str, ...]
 
@@ -48,7 +48,8 @@ async def fetch(state: Path, spec: TaskSpec, progress: Callable[[str], None]) ->
 
 def _parse(found: Mapping[str, object]) -> Source:
     text = {name: str(value) for name, value in found.items()}
-    refs, notices, branch = found["refs"], found["notices"], found["branch"]
+    refs, notices = found["refs"], found["notices"]
+    branch, default_branch = found["branch"], found["default_branch"]
     assert isinstance(refs, dict)
     assert isinstance(notices, list)
     return Source(
@@ -59,7 +60,7 @@ def _parse(found: Mapping[str, object]) -> Source:
         commit=text["commit"],
         branch=str(branch) if branch else None,
         default_commit=text["default_commit"],
-        default_branch=text["default_branch"],
+        default_branch=str(default_branch) if default_branch else None,
         refs=refs,
         notices=tuple(notices),
     )
