@@ -32,20 +32,31 @@ class LimitsRequest(_Strict):
     pids: int | None = Field(None, ge=8, le=1 << 22)
 
 
+def _check_text(text: str, what: str) -> None:
+    """What goes to exec is bytes without a null, and no longer than Linux takes in one piece."""
+    if "\0" in text:
+        raise ValueError(f"{what} contains a null byte")
+    try:
+        length = len(text.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} contains half a character (a lone surrogate)") from error
+    if length >= _ARGUMENT:
+        raise ValueError(f"{what} is longer than {_ARGUMENT >> 10} KiB in one piece")
+
+
 def _check_env(env: dict[str, str]) -> dict[str, str]:
     for name, value in env.items():
+        _check_text(value, f"the variable {name}")
         if not _ENV_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a variable: use letters, digits and underscores")
-        if "\0" in value:
-            raise ValueError(f"the variable {name} contains a null byte")
     if sum(len(name) + len(value) for name, value in env.items()) > _ENV_TOTAL:
         raise ValueError(f"the variables are longer than {_ENV_TOTAL >> 10} KiB together")
     return env
 
 
 def _check_argv(command: list[str]) -> list[str]:
-    if any("\0" in word for word in command):
-        raise ValueError("the command contains a null byte")
+    for word in command:
+        _check_text(word, "the command")
     return command
 
 
@@ -81,8 +92,9 @@ class TaskRequest(_Strict):
             raise ValueError(f'"allow" goes with access "limited", not "{self.access}"')
         if self.ref and not self.repo:
             raise ValueError('"ref" goes with a "repo"')
-        if (self.setup or self.maintenance) and "\0" in f"{self.setup}{self.maintenance}":
-            raise ValueError("a script contains a null byte")
+        for script in (self.setup or "", self.maintenance or ""):
+            if "\0" in script or any("\ud800" <= character <= "\udfff" for character in script):
+                raise ValueError("a script contains a null byte or half a character")
         return self
 
     def to_spec(self, default: Limits) -> TaskSpec:
