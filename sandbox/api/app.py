@@ -19,12 +19,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from rootfs.errors import ImageError
 from rootfs.image import check_name
 from sandbox.api.requests import BuildRequest, ExecRequest, ResizeRequest, SignalRequest, TaskRequest
 from sandbox.core import errors, gc, journal
 from sandbox.core.execs import Execs
+from sandbox.core.relay import Relays
 from sandbox.core.runtime import Runtime
 from sandbox.core.scheduler import Scheduler
 from sandbox.host import doctor, jobs
@@ -44,6 +46,7 @@ class Services:
     runtime: Runtime
     scheduler: Scheduler
     execs: Execs
+    relays: Relays
 
 
 def make_app(services: Services) -> FastAPI:
@@ -82,6 +85,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, StarletteHTTPException)
         return _error(error.status_code, errors.TaskError(error.detail, "see /openapi.json"))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: Exception) -> Response:
+        return _error(400, error)  # to nobody; but no fault that the log should tell of
 
     @app.exception_handler(Exception)
     async def fault(_: Request, error: Exception) -> Response:
@@ -136,7 +143,8 @@ def _add_image_routes(app: FastAPI, services: Services) -> None:
     async def build_image(body: BuildRequest) -> Response:
         """Build an image from a recipe; a stream of progress lines that ends in the image's record."""
         check_name(body.name)
-        return _job("rootfs.build_job", {"state": str(runtime.state), "recipe": body.recipe, "name": body.name}, None)
+        job = {"state": str(runtime.state), "recipe": body.recipe, "name": body.name}
+        return _job(services.relays, "rootfs.build_job", job)
 
     @app.put("/images/{name}")
     async def import_image(name: str, request: Request) -> Response:
@@ -156,22 +164,24 @@ def _add_image_routes(app: FastAPI, services: Services) -> None:
             raise
         source = request.headers.get("x-hutch-source", "an archive")
         job = {"state": str(runtime.state), "archive": str(archive), "name": name, "source": source}
-        return _job("rootfs.import_job", job, stack)
+        return _job(services.relays, "rootfs.import_job", job, stack)
 
 
-def _job(module: str, request: Mapping[str, Any], stack: contextlib.ExitStack | None) -> StreamingResponse:
-    """Stream a job's lines; a failure is the last of them. `stack` is closed at the end."""
+def _job(
+    relays: Relays, module: str, request: Mapping[str, Any], stack: contextlib.ExitStack | None = None
+) -> StreamingResponse:
+    """Stream a job's lines; a failure is the last of them. `stack` is closed at the job's end."""
 
-    async def body() -> AsyncGenerator[bytes]:
+    async def told() -> AsyncGenerator[dict[str, Any]]:
         with stack or contextlib.ExitStack():
             try:
                 async with contextlib.aclosing(jobs.lines(module, request, _IMAGE_TIMEOUT)) as messages:
                     async for message in messages:
-                        yield _line(message)
+                        yield message
             except HostError as error:
-                yield _line({"error": {"message": error.message, "remedy": error.remedy}})
+                yield {"error": {"message": error.message, "remedy": error.remedy}}
 
-    return StreamingResponse(body(), media_type=_NDJSON)
+    return StreamingResponse(_encoded(relays.start(told())), media_type=_NDJSON)
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
@@ -248,7 +258,7 @@ def _add_exec_routes(app: FastAPI, services: Services) -> None:
             raise errors.Conflict(f"task {found.id} has ended ({found.state})", "only a running task can be joined")
         events = execs.run(run.context, body.to_spec())
         first = await anext(events)  # so that what can't be started is an error status, not a broken stream
-        return StreamingResponse(_encoded(first, events), media_type=_NDJSON, background=BackgroundTask(events.aclose))
+        return StreamingResponse(_encoded(events, first), media_type=_NDJSON, background=BackgroundTask(events.aclose))
 
     @app.post("/execs/{identity}/stdin", status_code=204)
     async def write_stdin(identity: str, request: Request) -> Response:
@@ -269,8 +279,9 @@ def _add_exec_routes(app: FastAPI, services: Services) -> None:
         return Response(status_code=204)
 
 
-async def _encoded(first: dict[str, Any], events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _encoded(events: AsyncGenerator[dict[str, Any]], *first: dict[str, Any]) -> AsyncIterator[bytes]:
     async with contextlib.aclosing(events):
-        yield _line(first)
+        for event in first:
+            yield _line(event)
         async for event in events:
             yield _line(event)

@@ -30,6 +30,7 @@ from sandbox.core import phases
 from sandbox.core.errors import TaskError
 from sandbox.core.execs import Execs
 from sandbox.core.images import Bases
+from sandbox.core.relay import Relays
 from sandbox.core.runtime import Runtime
 from sandbox.core.scheduler import Scheduler
 from sandbox.core.store import Store
@@ -85,7 +86,7 @@ async def _serve(settings: Settings) -> None:
         await scheduler.recover()
         await asyncio.to_thread(_sweep, settings.state, runtime.layers)
         stack.push_async_callback(scheduler.close)
-        services = Services(runtime, scheduler, Execs())
+        services = Services(runtime, scheduler, Execs(), Relays())
         listener = stack.enter_context(_listen(settings.socket))
         async with _api(services, listener):
             _log.info("serving on %s (state %s)", settings.socket, settings.state)
@@ -93,6 +94,7 @@ async def _serve(settings: Settings) -> None:
             _log.info("ending")
             # Tasks first: their followers' connections then end by themselves.
             await scheduler.close()
+            await services.relays.close()
     _log.info("ended")
 
 

@@ -21,6 +21,10 @@ _STDERR_TAIL: Final = 2000
 _GRACE: Final = 5.0
 
 
+# A job must not go on when its daemon was killed: the next one sweeps what it was writing to.
+_WITH_DAEMON: Final = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
 class JobFailed(HostError):
     """The job said why it failed."""
 
@@ -31,7 +35,7 @@ async def lines(module: str, request: Mapping[str, Any], timeout: float) -> Asyn
     Raises JobFailed with the job's own words, or when it takes longer than `timeout` seconds.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-m", module,
+        *_WITH_DAEMON, sys.executable, "-I", "-m", module,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         limit=_MAX_LINE, start_new_session=True, cwd="/", env=_environment(),
     )  # fmt: skip
