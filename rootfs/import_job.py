@@ -189,26 +189,26 @@ def _mark_opaque(tree: Path, path: bytes) -> None:
         os.close(fd)
 
 
-def open_archive(path: str) -> int:
-    """The archive, opened once; a regular file only."""
+def open_archive(path: str, source: str) -> int:
+    """The archive, opened once; a regular file only. `source` is what its owner calls it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise ImageError(f"cannot read {shown(path)}: {error.strerror}", "name a file that exists") from error
+        raise ImageError(f"cannot read {shown(source)}: {error.strerror}", "name a file that exists") from error
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode) or not 0 < info.st_size <= _ARCHIVE_MAX:
         os.close(fd)
         reason = (
             "it is empty" if stat.S_ISREG(info.st_mode) and not info.st_size else "it isn't a file of at most 64 GiB"
         )
-        raise ImageError(f"cannot import {shown(path)}: {reason}", "name an archive")
+        raise ImageError(f"cannot import {shown(source)}: {reason}", "name an archive")
     return fd
 
 
 def import_archive(store: Store, archive: str, name: str, source: str, progress: Progress) -> Image:
     """Import one archive under a name, replacing the image that had it."""
     check_name(name)
-    fd = open_archive(archive)
+    fd = open_archive(archive, source)
     try:
         with store.keep_layers(), store.new_staging() as staging:
             return Importer(store, staging, progress).image(fd, name, source)
