@@ -127,9 +127,10 @@ def _infrastructure(processes: dict[int, Process], daemon: int | None) -> set[in
     if daemon is None or daemon not in processes:
         return set()
     inside, found = processes[daemon].mnt, {daemon}
-    # The daemon's helpers live in its own mount namespace; a sandbox never does.
+    # The daemon's helpers live in its own mount namespace, or are its own children like the filter; a sandbox never is.
     while True:
-        more = {p.pid for p in processes.values() if p.parent in found and p.mnt == inside} - found
+        helpers = {p.pid for p in processes.values() if p.parent == daemon or (p.parent in found and p.mnt == inside)}
+        more = helpers - found
         if not more:
             return found
         found |= more
