@@ -29,6 +29,13 @@ def act_on_files_as(host_id: int) -> None:
     syscalls.setfsuid(host_id)
 
 
+def own_as(host_id: int) -> None:
+    """What this process makes from here on belongs to `host_id`; its capabilities stay."""
+    prctl.set_securebits(prctl.SECBIT_NO_SETUID_FIXUP)
+    os.setresgid(host_id, host_id, host_id)
+    os.setresuid(host_id, host_id, host_id)
+
+
 def enter_user_namespace(userns: int) -> None:
     """Become root of the user namespace, from where no privilege over the host or over the sandbox's mounts is left.
 

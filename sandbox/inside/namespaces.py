@@ -17,7 +17,7 @@ import socket
 import struct
 from collections.abc import Mapping
 
-from sandbox.inside import profile
+from sandbox.inside import credentials, profile
 from sandbox.inside.plan import GatewayPlan, LeasePlan
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
@@ -67,11 +67,16 @@ def _network_namespace(sysctls: Mapping[str, str]) -> tuple[int, socket.socket]:
 
 def _user_namespace(base: int) -> int:
     """A user namespace that maps its ids 0..65535 to `base`… of the host. A throw-away child makes it, we write its maps:
-    only a process outside may map more than its own id."""
+    only a process outside may map more than its own id.
+
+    It belongs to `base`, not to root: what the kernel counts by user (inotify instances, message queues, pending signals and
+    with them timers, processes) is counted for a namespace's owner too, and root's share is that of the host and all neighbours.
+    """
     ready, unshared = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
         try:
+            credentials.own_as(base)
             os.unshare(os.CLONE_NEWUSER)
             os.write(unshared, b"1")
             signal.pause()
