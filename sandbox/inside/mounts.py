@@ -134,7 +134,7 @@ def _mount_api_filesystems(root: int, plan: StartPlan) -> None:
     for name in ("pts", "shm", "mqueue"):
         os.mkdir(name, dir_fd=dev)
     tty_gid = str(plan.uid_base + profile.TTY_GID)
-    pts = {"newinstance": None, "ptmxmode": "0666", "mode": "0620", "gid": tty_gid, "max": "256"}
+    pts = {"newinstance": None, "ptmxmode": "0666", "mode": "0620", "gid": tty_gid, "max": "64"}
     os.close(_mount_new(dev, "pts", "devpts", pts, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC))
     shm = {"mode": "1777", "size": str(plan.shm_size), "uid": owner, "gid": owner}
     os.close(_mount_new(dev, "shm", "tmpfs", shm, _PLAIN))

@@ -77,11 +77,13 @@ MASKED_PATHS: Final = (
     "sys/kernel/tracing",
     "sys/module",
 )
-READ_ONLY_PATHS: Final = ("proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger")
+# Pressure files are writable for everybody: whoever opens thousands has the kernel watch the host for each of them.
+READ_ONLY_PATHS: Final = ("proc/bus", "proc/fs", "proc/irq", "proc/pressure", "proc/sys", "proc/sysrq-trigger")
 
-# Resource limits set before the first instruction: name in the `resource` module -> value. No core dumps: a core
-# pattern runs a program of the host's, and a dump would write secrets to disk.
-RLIMITS: Final = {"RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 8 << 20, "RLIMIT_NOFILE": 65536}
+# Resource limits set before the first instruction: name in the `resource` module -> value. No core dumps: a dump would
+# write secrets to disk, and a piped core pattern (systemd-coredump, apport) runs a program of the host's as root. A limit of 0
+# doesn't keep the kernel from that, only 1 does (core(5)); seccomp keeps the tenant from changing it.
+RLIMITS: Final = {"RLIMIT_CORE": 1, "RLIMIT_MEMLOCK": 8 << 20, "RLIMIT_NOFILE": 65536}
 
 # Sysctls of a sandbox's network namespace, written before anything runs in it.
 NETWORK_SYSCTLS: Final = {
