@@ -44,6 +44,7 @@ class Spawner:
         self._pidfds: dict[str, int] = {}
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.poll()
+        self._left = False
 
     def serve(self) -> None:
         """Work until the daemon closes its end."""
@@ -84,7 +85,20 @@ class Spawner:
             pidfd = self._pidfds.get(plan.sandbox)
             if pidfd is None:
                 return self._refuse(plan, fds, "find the sandbox", ProcessLookupError(errno.ESRCH, "it has ended"))
+            self._leave_the_host()
             self._fork_into_pid_namespace(plan, fds, pidfd)
+
+    def _leave_the_host(self) -> None:
+        """Make an empty directory our root. Who joins is seen in the sandbox's /proc from its fork on, before it has left
+        the host's mount namespace, and everybody may read a process's mountinfo: it only shows what is below its root.
+        """
+        if self._left:
+            return
+        empty = syscalls.new_filesystem("tmpfs", {"mode": "0555", "size": "4k"}, syscalls.MOUNT_ATTR_RDONLY)
+        os.fchdir(empty)
+        os.chroot(".")
+        os.close(empty)
+        self._left = True
 
     def _refuse(self, plan: Plan, fds: list[int], step: str, error: OSError) -> None:
         """Tell why no process was made, in the way that the one who waits for it listens to (or has stopped to)."""
@@ -155,8 +169,10 @@ class Spawner:
     def _kill_all(self) -> None:
         for pidfd in self._children:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        for _, pid in self._children.values():
-            os.waitpid(pid, 0)
+        # In whatever order they end: a pid 1 isn't done before those that joined have been waited for.
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
 
 
 def _keep(plan: LeasePlan, fds: list[int], reply: socket.socket) -> None:
