@@ -139,6 +139,8 @@ class Pump:
             await sink(name, data)
             self.moved += len(data)
             self.handing_over = False
+            # A pipe that is filled as fast as we empty it never makes us wait: everybody else has their turn here.
+            await asyncio.sleep(0)
 
 
 async def finish(pumps: Sequence[Pump], patience: float) -> None:
