@@ -141,6 +141,8 @@ def settings(version: int, limits: Limits) -> tuple[Setting, ...]:
         # Memory and swap together; never below the limit above, so it is written after it.
         Setting("memory", "memory.memsw.limit_in_bytes", str(limits.memory), optional=True),
         Setting("memory", "memory.swappiness", "0", optional=True),
+        # Buffers of sockets, which v1 counts apart, and only once they have a limit.
+        Setting("memory", "memory.kmem.tcp.limit_in_bytes", str(limits.memory // 4), optional=True),
         # The period of a fresh group is the kernel's default, _PERIOD_US.
         Setting("cpu", "cpu.cfs_quota_us", str(quota)),
         Setting("pids", "pids.max", str(limits.pids)),
