@@ -25,6 +25,7 @@ import uvloop
 
 from proxy import trust
 from rootfs.store import Store as LayerStore
+from rootfs.tree import remove_tree
 from sandbox.api.app import Services, make_app
 from sandbox.core import phases
 from sandbox.core.errors import TaskError
@@ -84,7 +85,7 @@ async def _serve(settings: Settings) -> None:
         runtime = await _runtime(stack, settings, store)
         scheduler = Scheduler(runtime, settings.max_tasks)
         await scheduler.recover()
-        await asyncio.to_thread(_sweep, settings.state, runtime.layers)
+        await asyncio.to_thread(_sweep, settings.state, runtime.layers, store.task_ids())
         stack.push_async_callback(scheduler.close)
         services = Services(runtime, scheduler, Execs(), Relays())
         listener = stack.enter_context(_listen(settings.socket))
@@ -152,13 +153,16 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
     )
 
 
-def _sweep(state: Path, layers: LayerStore) -> None:
+def _sweep(state: Path, layers: LayerStore, known: set[str]) -> None:
     """Remove what a daemon that died was building. Its processes, namespaces and mounts went with it, its cgroups before."""
     layers.sweep_staging()
     tasks = state / "tasks"
     tasks.mkdir(mode=0o700, exist_ok=True)
     for directory in tasks.iterdir():
-        phases.remove_writables(directory)
+        if directory.name in known:
+            phases.remove_writables(directory)
+        else:
+            remove_tree(directory)
 
 
 @contextlib.asynccontextmanager

@@ -29,7 +29,7 @@ from sandbox.core.phases import PhaseContext
 from sandbox.core.runtime import Runtime
 from sandbox.core.snapshots import build_snapshot
 from sandbox.core.source import Source
-from sandbox.host import jobs
+from sandbox.host import fault, jobs
 from sandbox.host.errors import HostError
 
 _log = logging.getLogger("hutch")
@@ -106,6 +106,7 @@ class TaskRun:
         async with contextlib.AsyncExitStack() as life:
             life.enter_context(runtime.using(*base.layers))  # the image may be removed or replaced while the task runs
             found = await self._fetch() if spec.repo else None
+            fault.at("task: fetched")
             self.context.prepare(base, found)
             snapshot, hit = await self._snapshot(found)
             if snapshot is not None:
@@ -115,10 +116,12 @@ class TaskRun:
             if found is not None:
                 await self.context.checkout(writable, found.commit, found.branch)
                 self._change(commit=found.commit)
+                fault.at("task: checked out")
             if hit and spec.maintenance:
                 await self.context.script("maintenance", writable, spec.maintenance)
             life.push_async_callback(self._record_result, found, writable)
             code = await self.context.agent(writable)
+            fault.at("task: agent ended")
             self._change(exit_code=code)
 
     async def _fetch(self) -> Source:
@@ -160,6 +163,7 @@ class TaskRun:
                 "message": f"Hutch task {self.task.id}\n\n{' '.join(self.task.spec.command)}\n",
             }  # fmt: skip
             result = await jobs.run("rootfs.git_job", request, _RESULT_TIMEOUT)
+            fault.at("task: result made")
             diff = {name: result[name] for name in ("files", "insertions", "deletions")}
             self._change(diff=diff, result={"mirror": found.mirror, "base": found.commit, "commit": result["commit"]})
             if result["commit"]:
@@ -200,10 +204,12 @@ class TaskRun:
         }
         try:
             await self._store_end({**changes, "network": self.network.summary()})
+            fault.at("task: end stored")
             with contextlib.suppress(OSError):  # a full disk has no room for the last line; the store has it
                 self.journal.end(self.task.shown())
         finally:
             self.journal.close()
+            fault.at("task: end told")
             await asyncio.to_thread(phases.remove_writables, self.directory)
 
     async def _store_end(self, changes: Mapping[str, Any]) -> None:

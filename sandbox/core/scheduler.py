@@ -17,7 +17,7 @@ from sandbox.core.errors import Busy, Conflict, NotStored
 from sandbox.core.model import Task, TaskSpec
 from sandbox.core.run_task import TaskRun
 from sandbox.core.runtime import Runtime
-from sandbox.host import jobs
+from sandbox.host import fault, jobs
 from sandbox.host.errors import HostError
 
 _QUEUE: Final = 1000
@@ -54,6 +54,7 @@ class Scheduler:
                 directory.mkdir(mode=0o700, parents=True)
                 undo.callback(remove_tree, directory)
                 run = TaskRun(self._runtime, task, directory)
+                fault.at("task: directory made")
                 undo.callback(run.journal.close)
                 self._runtime.store.add_task(task)
             except OSError as error:
@@ -106,12 +107,9 @@ class Scheduler:
             }
             with contextlib.suppress(HostError):  # a mirror that is gone has no result to drop
                 await jobs.run("rootfs.git_job", request, 60)
-        freed = 0
-        directory = self.directory(task.id)
-        if directory.exists():
-            freed = (await asyncio.to_thread(remove_tree, directory)).bytes
         self._runtime.store.remove_task(task.id)
-        return freed
+        # Last: a directory without a task is removed at the next start, a task without one would stay.
+        return (await asyncio.to_thread(remove_tree, self.directory(task.id))).bytes
 
     async def recover(self) -> None:
         """At start: tasks of a daemon that died are marked as lost, their files removed."""

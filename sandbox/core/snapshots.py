@@ -13,6 +13,7 @@ from sandbox.core.model import Snapshot
 from sandbox.core.phases import PhaseContext
 from sandbox.core.runtime import Runtime
 from sandbox.core.source import Source
+from sandbox.host import fault
 
 
 async def build_snapshot(
@@ -24,6 +25,7 @@ async def build_snapshot(
     if source is not None:
         await context.checkout(writable, source.default_commit, source.default_branch)
     await context.script("setup", writable, script)
+    fault.at("snapshot: set up")
     layer = secrets.token_hex(32)
     created = time.time()
     snapshot = Snapshot(
@@ -39,5 +41,7 @@ async def build_snapshot(
     )
     async with runtime.changing_layers:
         await asyncio.to_thread(runtime.layers.commit_layer, writable / "upper", layer)
+        fault.at("snapshot: layer committed")
         runtime.store.add_snapshot(snapshot)
+    fault.at("snapshot: stored")
     return snapshot

@@ -125,6 +125,11 @@ class Store:
         """All tasks, newest first."""
         return self._tasks(sa.true(), limit)
 
+    def task_ids(self) -> set[str]:
+        """The ids of all tasks."""
+        with self._engine.connect() as db:
+            return set(db.execute(sa.select(tasks.c.id)).scalars())
+
     def active_tasks(self) -> list[Task]:
         """Tasks that are queued or running."""
         return self._tasks(tasks.c.state.in_(ACTIVE), 100_000)

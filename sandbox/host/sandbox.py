@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from rootfs.tree import remove_tree
-from sandbox.host import streams
+from sandbox.host import fault, streams
 from sandbox.host.cgroup import Limits
 from sandbox.host.errors import HostError
 from sandbox.host.filter import Filter, Record
@@ -175,13 +175,16 @@ class Sandboxes:
             lease = await self._leases.acquire()
             stack.push_async_callback(self._leases.release, lease)
             lease.group.limit(spec.limits)
+            fault.at("sandbox: limited")
             await self._filter.register(lease.address, spec.policy, on_network)
             stack.push_async_callback(self._filter.drop, lease.address)
+            fault.at("sandbox: registered")
             stdout, stderr = _pipe(stack, lease.uid_base), _pipe(stack, lease.uid_base)
             with contextlib.ExitStack() as transient:
                 table, plan, status = self._start_plan(transient, spec, lease, stdout, stderr)
                 process = await lease.keeper.start(plan, table, status)
             stack.push_async_callback(_end, process)
+            fault.at("sandbox: started")
             stdout.close_write()
             stderr.close_write()
             sandbox = Sandbox(self, spec, lease, process)
