@@ -28,6 +28,9 @@ from sandbox.inside.plan import GatewayPlan
 
 _FIRST_LINK_INDEX = 100
 _SANDBOX_LINK_INDEX = 2
+# How long the gateway remembers what is over, in seconds. The kernel's own values (up to two minutes) would have a sandbox reach
+# its limit of connections with 17 a second.
+_TRACKING = {"udp_timeout": 5, "udp_timeout_stream": 5, "tcp_timeout_time_wait": 5, "tcp_timeout_close": 5}
 
 
 class Gateway:
@@ -61,10 +64,17 @@ class Gateway:
     def _load_rules(self) -> None:
         template = Path(__file__).with_name("gateway.nft").read_text()
         rules = template.format(tcp=self.tcp.getsockname()[1], dns=self.dns.getsockname()[1])
-        command = ["nsenter", f"--net=/proc/self/fd/{self.netns}", "nft", "--file", "-"]
+        self._run_inside(("nft", "--file", "-"), rules)
+        # After the rules: the settings are there once something is tracked.
+        settings = "".join(f"echo {seconds} >nf_conntrack_{name}\n" for name, seconds in _TRACKING.items())
+        self._run_inside(("sh", "-eu"), f"cd /proc/sys/net/netfilter\n{settings}")
+
+    def _run_inside(self, program: tuple[str, ...], text: str) -> None:
+        """Run a program of the host's in the gateway's namespace, with `text` as its input."""
+        command = ["nsenter", f"--net=/proc/self/fd/{self.netns}", *program]
         try:
             done = subprocess.run(
-                command, input=rules, capture_output=True, text=True, timeout=30, pass_fds=[self.netns], check=False
+                command, input=text, capture_output=True, text=True, timeout=30, pass_fds=[self.netns], check=False
             )
         except FileNotFoundError as error:
             raise HostError(
@@ -72,7 +82,7 @@ class Gateway:
             ) from error
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[:1]
-            raise HostError(f"cannot set up the gateway: nft refused its rules: {reason}", "hutch doctor")
+            raise HostError(f"cannot set up the gateway: {program[0]} refused its rules: {reason}", "hutch doctor")
 
     async def connect(self, number: int, netns: int, netlink: int) -> None:
         """Make the veth pair of lease `number`, up and addressed, with an end in each namespace; consumes `netlink`.
@@ -99,6 +109,10 @@ class Gateway:
             outside.addr("add", index=index, address=address(number, 0), prefixlen=31)
             outside.link("set", index=index, state="up")
             sandbox.route("add", dst="default", gateway=address(number, 0))
+            # Where no gateway is wanted (MSG_DONTROUTE) the kernel would take every address for a neighbour and look for it: a
+            # thousand such searches fill the one table that the host and all sandboxes have. They find themselves instead.
+            route = {"family": socket.AF_INET, "dst": "0.0.0.0/0", "oif": _SANDBOX_LINK_INDEX, "priority": 1000}
+            sandbox.route("add", type="local", scope="host", **route)
 
     async def close(self) -> None:
         """Let go of the namespace; the kernel removes it with its last user."""

@@ -21,6 +21,7 @@ from sandbox.inside import credentials, profile
 from sandbox.inside.plan import GatewayPlan, LeasePlan
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_SO_RCVBUFFORCE = 33
 IDS_PER_SANDBOX = 65536
 
 
@@ -45,6 +46,8 @@ def make_gateway(plan: GatewayPlan, reply: socket.socket) -> None:
     tcp.listen(4096)
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     udp.bind(("0.0.0.0", 0))
+    # What several sandboxes ask at once must find room: beyond it the kernel drops anybody's questions.
+    udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 4 << 20)
     socket.send_fds(reply, [b"gateway"], [network, netlink.fileno(), tcp.fileno(), udp.fileno()])
 
 
