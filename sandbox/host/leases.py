@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sandbox.host import fault
 from sandbox.host.cgroup import Cgroups, Group, Limits
 from sandbox.host.errors import HostError, OutOfResources
 from sandbox.host.identity import RANGES_PER_BLOCK, IdBlock
@@ -73,6 +74,7 @@ class Leases:
 
     async def release(self, lease: Lease) -> None:
         """End what runs under the lease and give everything back."""
+        fault.at("lease: about to be released")
         lease.keeper.close()
         for fd in (lease.netns, lease.userns):
             os.close(fd)
@@ -115,6 +117,7 @@ class Leases:
     async def _assemble(self, stack: contextlib.AsyncExitStack, number: int) -> Lease:
         group = self._cgroups.create(f"s{number}", _UNUSED)
         stack.push_async_callback(asyncio.to_thread, group.remove)
+        fault.at("lease: cgroup made")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper = Channel(ours)
         stack.callback(keeper.close)
@@ -128,7 +131,9 @@ class Leases:
         group.close_fds()
         stack.callback(os.close, netns)
         stack.callback(os.close, userns)
+        fault.at("lease: namespaces made")
         await self._gateway.connect(number, netns, netlink)
+        fault.at("lease: connected")
         return Lease(number, address(number, 1), base, netns, userns, group, keeper)
 
     async def _make_namespaces(self, plan: Callable[[FdTable, int], LeasePlan]) -> list[int]:
