@@ -67,7 +67,7 @@ ATTEMPTS = [
         "ConnectionResetError|ConnectionRefusedError",
     ),
     Attempt(
-        "the metadata service", "the filter only takes names", "curl -sS -m 10 http://169.254.169.254/ 2>&1", "reset|refused",
+        "the metadata service", "the filter only takes names", "curl -sS -m 10 http://169.254.169.254/ 2>&1", r"curl: \((7|56)\)",
     ),
     Attempt(
         "UDP", "rejected in the gateway",
@@ -77,7 +77,8 @@ ATTEMPTS = [
     Attempt("names, with the network off", "the resolver refuses", "getent ahosts example.com || echo refused", "^refused$"),
     Attempt(
         "the neighbour and the gateway", "no route but to the filter",
-        "for a in 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5; do curl -sS -m 5 http://$a:22/ 2>&1; done", "reset|refused",
+        "for a in 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5; do curl -sS -m 5 http://$a:22/ 2>&1; done",
+        r"^(curl: \((7|56)\).*\n?){4}$",
     ),
     Attempt(
         "set-id programs", "no new privileges", "setpriv --reuid 65534 --clear-groups su -c id 2>&1 </dev/null",
