@@ -24,7 +24,7 @@ from sandbox.host.errors import HostError
 _log = logging.getLogger("hutch")
 type Record = dict[str, Any]
 _ACK_TIMEOUT = 30.0  # seconds: long enough for another filter to start
-_START_TIMEOUT = 60.0
+_START_TIMEOUT = 180.0  # seconds: on an emulated processor Python alone takes a minute
 _MAX_LINE = 1 << 20
 _HOST_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
