@@ -34,7 +34,9 @@ quiet_git() {
 # A repository from a snapshot can be used if it is a plain one with this format.
 usable() {
     [ -d "$GIT_DIR" ] && [ ! -L "$GIT_DIR" ] && [ ! -e "$GIT_DIR/commondir" ] || return 1
-    for part in objects refs; do [ -d "$GIT_DIR/$part" ] && [ ! -L "$GIT_DIR/$part" ] || return 1; done
+    for part in objects refs; do [ -d "$GIT_DIR/$part" ] || return 1; done
+    # A pipe would have git wait for ever, and a link may lead to one. Links to hooks are common, and no hook is run here.
+    [ -z "$(find "$GIT_DIR" ! -type f ! -type d ! -path "$GIT_DIR/hooks/*" 2>&1)" ] || return 1
     [ "$(quiet_git config --file "$GIT_DIR/config" --get core.repositoryformatversion 2>/dev/null)" = 0 ] &&
         quiet_git rev-parse --git-dir >/dev/null 2>&1
 }
@@ -116,6 +118,8 @@ check_out() {
     quiet_git read-tree --reset -u "$HUTCH_COMMIT" && set_head
 }
 
+parent=$(dirname "$HUTCH_WORKTREE")
+if [ -L "$parent" ]; then rm -f "$parent"; fi # the result is read below the real one
 if [ -L "$HUTCH_WORKTREE" ] || { [ -e "$HUTCH_WORKTREE" ] && [ ! -d "$HUTCH_WORKTREE" ]; }; then rm -f "$HUTCH_WORKTREE"; fi
 mkdir -p "$HUTCH_WORKTREE" || fail "the directory can't be made"
 cd -P "$HUTCH_WORKTREE" || fail "the directory can't be entered"

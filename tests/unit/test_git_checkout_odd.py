@@ -5,6 +5,7 @@ Must not need root.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -118,11 +119,22 @@ DAMAGES = {
     "alternates to nowhere": write("objects/info/alternates", "/nowhere\n"),
     "commondir": write("commondir", "/nowhere"),
     "shallow": write("shallow", "0" * 40 + "\n"),
+    "index is a pipe": lambda work: [(work / ".git/index").unlink(), os.mkfifo(work / ".git/index")],
+    "HEAD leads to a pipe": lambda work: [
+        (work / ".git/HEAD").unlink(),
+        os.mkfifo(work.parent / "pipe"),
+        (work / ".git/HEAD").symlink_to(work.parent / "pipe"),
+    ],
+    "a hook is a link": lambda work: (work / ".git/hooks/post-checkout").symlink_to(work / "run.sh"),
+    "workspace is a link": lambda work: [
+        work.parent.rename(work.parents[1] / "moved"),
+        work.parent.symlink_to("moved"),
+    ],
 }
 
 
 # Nothing is left that tells which files were tracked: they stay as untracked files.
-UNKNOWN_BEFORE = ("bad index", ".git is a file", ".git is a link", "empty .git")
+UNKNOWN_BEFORE = ("bad index", ".git is a file", ".git is a link", "empty .git", "index is a pipe")
 
 
 # The repository itself can't be used; after any other damage it is kept, with what setup had configured in it.
@@ -135,8 +147,9 @@ MADE_ANEW = (
     "no objects",
     "commondir",
     "branch in the way",
+    "HEAD leads to a pipe",
 )
-GONE = ("work tree gone", "work tree is a link")
+GONE = ("work tree gone", "work tree is a link", "workspace is a link")
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=str)
