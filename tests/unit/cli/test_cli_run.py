@@ -162,7 +162,9 @@ def started(server: Server, *arguments: str) -> tuple[subprocess.Popen[bytes], s
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_cancels_and_waits_for_the_end(server: Server, number: signal.Signals) -> None:
-    process, task = started(server, "--", "sh", "-c", "trap 'echo unwound; exit' TERM; echo ready; while :; do sleep 0.05; done")
+    process, task = started(
+        server, "--", "sh", "-c", "trap 'echo unwound; exit' TERM; echo ready; while :; do sleep 0.05; done"
+    )
     process.send_signal(number)
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
