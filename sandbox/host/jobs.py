@@ -29,6 +29,10 @@ class JobFailed(HostError):
     """The job said why it failed."""
 
 
+class JobDied(JobFailed):
+    """The job said nothing: it was killed."""
+
+
 async def lines(module: str, request: Mapping[str, Any], timeout: float) -> AsyncGenerator[dict[str, Any]]:
     """Run `python -m module` with `request`; yield its lines as they come, the last one with `result`.
 
@@ -45,8 +49,10 @@ async def lines(module: str, request: Mapping[str, Any], timeout: float) -> Asyn
     errors = asyncio.create_task(process.stderr.read())
     try:
         async with asyncio.timeout(timeout):
-            process.stdin.write(json.dumps(request).encode())
-            process.stdin.close()
+            # It may be dead already, for which uvloop has a RuntimeError; the end of its output then tells.
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                process.stdin.write(json.dumps(request).encode())
+                process.stdin.close()
             async for line in process.stdout:
                 message = json.loads(line)
                 if "error" in message:
@@ -55,7 +61,7 @@ async def lines(module: str, request: Mapping[str, Any], timeout: float) -> Asyn
                 if "result" in message:
                     return
         tail = (await errors)[-_STDERR_TAIL:].decode(errors="replace").strip()
-        raise JobFailed(f"the job {module} ended without a result: {tail or 'it was killed'}", "try again")
+        raise JobDied(f"the job {module} ended without a result: {tail or 'it was killed'}", "try again")
     except TimeoutError as error:
         raise JobFailed(
             f"the job {module} took longer than {timeout:.0f} s", "try again, or with less to do"
@@ -68,7 +74,13 @@ async def lines(module: str, request: Mapping[str, Any], timeout: float) -> Asyn
 
 
 async def run(module: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """Run a job to its end; returns its result."""
+    """Run a job to its end, a second time if it was killed; returns its result."""
+    with contextlib.suppress(JobDied):
+        return await _run(module, request, timeout)
+    return await _run(module, request, timeout)
+
+
+async def _run(module: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
     result: dict[str, Any] = {}
     async with contextlib.aclosing(lines(module, request, timeout)) as messages:
         async for message in messages:
