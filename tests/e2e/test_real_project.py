@@ -66,9 +66,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     if done.returncode:
         pytest.skip(f"no package index can be reached from here: {done.stderr.strip()[-300:]}")
-    with tarfile.open(next(directory.glob("*.tar.gz"))) as archive:
-        archive.extractall(directory, filter="data")
-    path = next(child for child in directory.iterdir() if child.is_dir())
+    [archive] = directory.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(directory, filter="data")
+    [path] = (child for child in directory.glob("*") if child.is_dir())
     (path / ".gitignore").write_text("__pycache__/\n*.egg-info/\n")
     repos.git(path, "init", "-q")
     repos.commit(path, {}, "import")

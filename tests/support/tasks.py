@@ -6,7 +6,7 @@ Uses the API's client like any program would; looks at the host only through /pr
 from __future__ import annotations
 
 import base64
-import signal
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -156,7 +156,7 @@ def children(pid: int, argument: str = "") -> list[int]:
     return [
         child
         for child, arguments in _command_lines()
-        if _parent(child) == pid and (not argument or argument.encode() in arguments)
+        if parent(child) == pid and (not argument or argument.encode() in arguments)
     ]
 
 
@@ -168,18 +168,14 @@ def descendants(pid: int) -> list[int]:
 
 
 def _command_lines() -> Iterator[tuple[int, list[bytes]]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    for name in os.listdir("/proc"):
+        if name.isdigit():
             with suppress(OSError):
-                yield int(entry.name), (entry / "cmdline").read_bytes().split(b"\0")
+                yield int(name), Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
 
 
-def _parent(pid: int) -> int:
+def parent(pid: int) -> int:
+    """Its parent's pid, 0 if it is gone."""
     with suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
-
-
-def signal_name(code: int) -> str:
-    """An exit code of 128 + n as the signal's name."""
-    return signal.Signals(code - 128).name if code > 128 else ""
