@@ -36,12 +36,13 @@ class _Step:
     name = "fork"
 
 
-def run(plan: StartPlan | JoinPlan, fds: list[int], pidfd: int | None) -> None:
-    """Become what `plan` says. A failure is one JSON object on the status pipe, and exit code 127."""
+def run(plan: StartPlan | JoinPlan, fds: list[int], pidfd: int | None, proc: int) -> None:
+    """Become what `plan` says; `proc` is the host's /proc. A failure is one JSON object on the status pipe, and exit code 127."""
     step = _Step()
     # From here on an import would read files that a tenant can write: better none than theirs.
     sys.meta_path.clear()
     try:
+        credentials.be_killed_first(proc)
         if isinstance(plan, StartPlan):
             _start(plan, fds, step)
         elif pidfd is not None:

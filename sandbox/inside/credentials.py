@@ -22,6 +22,15 @@ def hide() -> None:
     prctl.set_dumpable(0)
 
 
+def be_killed_first(proc: int) -> None:
+    """When memory is used up, the kernel shall take this process and what comes of it before others; closes `proc`, the host's
+    /proc. Its keeper, which shares its control group, would often be the largest there, and the sandbox end with it.
+    """
+    with open(os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc), "w") as file:
+        file.write(str(profile.OOM_SCORE))
+    os.close(proc)
+
+
 def act_on_files_as(host_id: int) -> None:
     """Create files as `host_id` while keeping every capability (overlay and tmpfs take their owner from these ids)."""
     prctl.set_securebits(prctl.SECBIT_NO_SETUID_FIXUP)

@@ -85,6 +85,9 @@ READ_ONLY_PATHS: Final = ("proc/bus", "proc/fs", "proc/irq", "proc/pressure", "p
 # doesn't keep the kernel from that, only 1 does (core(5)); seccomp keeps the tenant from changing it.
 RLIMITS: Final = {"RLIMIT_CORE": 1, "RLIMIT_MEMLOCK": 8 << 20, "RLIMIT_NOFILE": 65536}
 
+# Half of the memory limit on top of what a process uses, when the kernel chooses whom to kill.
+OOM_SCORE: Final = 500
+
 # Sysctls of a sandbox's network namespace, written before anything runs in it.
 NETWORK_SYSCTLS: Final = {
     "ipv4/ip_forward": "0",

@@ -43,6 +43,7 @@ class Spawner:
         self._children: dict[int, tuple[str, int]] = {}
         self._pidfds: dict[str, int] = {}
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poll = select.poll()
         self._left = False
 
@@ -139,7 +140,7 @@ class Spawner:
         try:
             pid = os.fork()
             if pid == 0:
-                child.run(plan, fds, joined)
+                child.run(plan, fds, joined, self._proc)
         finally:
             os.setns(self._own_pid_namespace, os.CLONE_NEWPID)
         pidfd = self._watch(plan.id, pid)
