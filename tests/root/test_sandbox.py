@@ -254,6 +254,28 @@ def test_who_takes_too_much_memory_is_killed(daemon: Daemon) -> None:
     assert "memory" in tasks.notices(daemon, done["id"])
 
 
+def test_nobody_inside_is_spared_when_memory_is_used_up(view: dict[str, Any]) -> None:
+    assert view["oom score"] == "500"
+
+
+SWARM = """
+import os, time
+for number in range(100):
+    if os.fork() == 0:
+        block = bytearray(os.urandom(3 << 20))
+        time.sleep(600)
+    time.sleep(0.005)
+"""
+
+
+def test_many_small_processes_over_the_limit_do_not_take_the_sandbox_along(daemon: Daemon) -> None:
+    """The keeper is in the same group, and larger than each of them."""
+    script = 'python3 -c "$0"; echo still here'
+    done = tasks.run(daemon, "sh", "-c", script, SWARM, limits={"memory": 100 << 20})
+    assert (done["state"], tasks.output(daemon, done["id"])) == ("succeeded", b"still here\n")
+    assert "memory limit" in tasks.notices(daemon, done["id"])
+
+
 BOMB = """
 import os, time
 made = 0

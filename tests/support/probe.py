@@ -177,6 +177,7 @@ def main() -> None:
         "read": {path: read(path) for path in asked["read"]},
         "write": {path: write(path) for path in asked["write"]},
         "mounts": mounts(),
+        "oom score": read("/proc/self/oom_score_adj").strip(),
         "pids": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
         "links": sorted(os.listdir("/sys/class/net")),
         "attempts": attempts(),
