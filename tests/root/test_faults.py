@@ -54,9 +54,11 @@ def test_an_error_at_any_step_is_told_and_leaves_nothing(victim: Victim) -> None
                 failed["error"],
             )
         victim.fault.write_text("")
-        victim.must_work(word)
-        victim.disk_is_clean()
+        if step.startswith("snapshot"):
+            victim.must_work(word)
+    victim.must_work("after-all")
     victim.all_is_told()
+    victim.disk_is_clean()
 
 
 def test_leases_that_cannot_be_made_are_told_when_none_is_left(victim: Victim) -> None:
@@ -106,7 +108,7 @@ def test_a_daemon_that_is_killed_while_it_starts(victim: Victim) -> None:
     victim.daemon.stop()
     arguments = ["hutch", "serve", "--state", str(victim.daemon.state), "--socket", str(victim.daemon.socket)]
     quiet = [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]
-    for delay in (0.7, 1.3, 2.0):
+    for delay in (0.7, 1.5):
         pid = os.posix_spawn(HUTCH, arguments, os.environ, file_actions=quiet)
         time.sleep(delay)
         os.kill(pid, signal.SIGKILL)
