@@ -135,11 +135,7 @@ def job_of(daemon: Daemon, module: str) -> list[int]:
 
 
 def test_an_import_job_that_is_killed(daemon: Daemon, tmp_path: Path) -> None:
-    command = [HUTCH, "image", "import", str(large(tmp_path)), "--name", "odd"]
-    environment = {"HUTCH_SOCKET": str(daemon.socket), "PATH": "/usr/bin:/bin"}
-    caller = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    job = tasks.wait_for(lambda: job_of(daemon, "rootfs.import_job") or None, "the import job")[0]
-    time.sleep(0.3)
+    caller, job = import_under_way(daemon, tmp_path)
     os.kill(job, signal.SIGKILL)
     out, err = caller.communicate(timeout=30)
     assert caller.returncode == 1, (out, err)
@@ -148,14 +144,30 @@ def test_an_import_job_that_is_killed(daemon: Daemon, tmp_path: Path) -> None:
     daemon.restart()  # what the job was building is removed at the next start
 
 
-def test_a_daemon_that_is_stopped_during_an_import_waits_for_its_end(
-    daemon: Daemon, state: Path, tmp_path: Path
-) -> None:
+def test_a_daemon_that_is_killed_during_an_import(daemon: Daemon, state: Path, tmp_path: Path) -> None:
+    caller, job = import_under_way(daemon, tmp_path)
+    daemon.stop(signal.SIGKILL)
+    out, err = caller.communicate(timeout=30)
+    assert (caller.returncode, out) == (1, b"")
+    assert b"went away" in err
+    tasks.wait_for(lambda: not Path(f"/proc/{job}").exists(), "the job's end")
+    assert list((state / "staging").iterdir()), "it was killed in the middle"
+    daemon.start()
+    assert list((state / "staging").iterdir()) == []
+
+
+def import_under_way(daemon: Daemon, tmp_path: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The command that waits for an import, and the import's job, which is in the middle."""
     command = [HUTCH, "image", "import", str(large(tmp_path)), "--name", "odd"]
     environment = {"HUTCH_SOCKET": str(daemon.socket), "PATH": "/usr/bin:/bin"}
     caller = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     job = tasks.wait_for(lambda: job_of(daemon, "rootfs.import_job") or None, "the import job")[0]
     time.sleep(0.3)
+    return caller, job
+
+
+def test_a_daemon_that_is_stopped_during_an_import_ends_it(daemon: Daemon, state: Path, tmp_path: Path) -> None:
+    caller, job = import_under_way(daemon, tmp_path)
     daemon.stop()
     assert not Path(f"/proc/{job}").exists()
     assert list((state / "staging").iterdir()) == []

@@ -60,11 +60,14 @@ def let_go(victim: Victim, task: str) -> None:
 
 def test_the_spawner_s_death_hurts_no_task(victim: Victim) -> None:
     task = start(victim)
-    for _ in range(3):
-        os.kill(spawner(victim), signal.SIGKILL)
-        # More than are prepared, so that another spawner has to make some.
-        others = [tasks.submit(victim.daemon, "true", image="tiny") for _ in range(8)]
-        assert {tasks.finish(victim.daemon, other)["state"] for other in others} == {"succeeded"}
+    dying = spawner(victim)
+    os.kill(dying, signal.SIGSTOP)
+    # More than are prepared: some wait for the spawner, and then for the next one.
+    others = [tasks.submit(victim.daemon, "sleep", "1", image="tiny") for _ in range(20)]
+    time.sleep(0.5)
+    os.kill(dying, signal.SIGKILL)
+    assert {tasks.finish(victim.daemon, other)["state"] for other in others} == {"succeeded"}
+    assert spawner(victim) != dying
     let_go(victim, task)
     victim.daemon.restart()  # the keepers of dead spawners end with their leases, at the latest with the daemon
     assert tasks.host_pids("619.5") == []
