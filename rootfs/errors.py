@@ -3,7 +3,8 @@
 Must not print, exit or know who shows the sentence.
 
     ImageError            cannot do X with Y because Z; remedy
-     └─ ArchiveError      the archive that was given is wrong, hostile or unsupported
+     ├─ ArchiveError      the archive that was given is wrong, hostile or unsupported
+     └─ UnknownImage      no image has that name
 """
 
 _SHOWN_MAX = 120
@@ -24,6 +25,13 @@ class ImageError(Exception):
 
 class ArchiveError(ImageError):
     """What an archive contains cannot be taken. The job puts 'cannot import FILE: ' in front."""
+
+
+class UnknownImage(ImageError):
+    """There is no image of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no image named '{name}'", "`hutch image ls` lists them")
 
 
 def shown(name: bytes | str) -> str:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rootfs.errors import ImageError
+from rootfs.errors import ImageError, UnknownImage
 from rootfs.image import Image, check_layer_id, check_name
 from rootfs.tree import Removed, remove_tree, sync_directory, tree_size
 
@@ -61,10 +61,17 @@ class Store:
             with path.open("rb") as file:
                 value = json.loads(file.read(_RECORD_MAX))
         except FileNotFoundError as error:
-            raise ImageError(f"there is no image named '{name}'", "`hutch image ls` lists them") from error
+            raise UnknownImage(name) from error
         except (OSError, ValueError) as error:
             raise ImageError(f"cannot read the image record {path}: {error}", "import the image again") from error
         return Image.from_dict(value)
+
+    def stat(self, name: str) -> os.stat_result:
+        """The file of an image's record, which is another one after every `save`; an error when there is none."""
+        try:
+            return (self.images / f"{check_name(name)}.json").stat()
+        except FileNotFoundError as error:
+            raise UnknownImage(name) from error
 
     def save(self, image: Image) -> None:
         """Make the image visible under its name, replacing the former one in the same instant."""
@@ -91,7 +98,7 @@ class Store:
         try:
             (self.images / f"{check_name(name)}.json").unlink()
         except FileNotFoundError as error:
-            raise ImageError(f"there is no image named '{name}'", "`hutch image ls` lists them") from error
+            raise UnknownImage(name) from error
         sync_directory(self.images)
 
     # layers

@@ -21,7 +21,7 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from rootfs.errors import ImageError
+from rootfs.errors import ImageError, UnknownImage
 from rootfs.image import check_name
 from sandbox.api.requests import BuildRequest, ExecRequest, ResizeRequest, SignalRequest, TaskRequest
 from sandbox.core import errors, gc, journal
@@ -71,7 +71,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ImageError)
     async def image_error(_: Request, error: Exception) -> Response:
-        return _error(404 if "there is no image" in str(error) else 400, error)
+        return _error(404 if isinstance(error, UnknownImage) else 400, error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: Exception) -> Response:

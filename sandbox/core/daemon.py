@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -91,6 +92,8 @@ async def _serve(settings: Settings) -> None:
         listener = stack.enter_context(_listen(settings.socket))
         async with _api(services, listener):
             _log.info("serving on %s (state %s)", settings.socket, settings.state)
+            gc.collect()
+            gc.freeze()  # what is here now stays: no collection has to look at it again, while somebody waits for a start
             await stop.wait()
             _log.info("ending")
             # Tasks first: their followers' connections then end by themselves.
@@ -135,7 +138,8 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
     filter_process = egress.Filter(config, gateway.tcp, gateway.dns)
     stack.push_async_callback(filter_process.close)
     await filter_process.start()
-    leases = Leases(spawners.current, gateway, cgroups, ids)
+    limits = _default_limits()
+    leases = Leases(spawners.current, gateway, cgroups, ids, limits)
     stack.push_async_callback(leases.close)
     leases.refill()
     programs = tuple(_memory_file("seccomp", program) for program in (seccomp.allow_list(), seccomp.by_argument()))
@@ -149,7 +153,7 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
         layers=layers,
         bases=Bases(layers, ca_pem.encode()),
         sandboxes=Sandboxes(leases, filter_process, init, programs),
-        default_limits=_default_limits(),
+        default_limits=limits,
     )
 
 

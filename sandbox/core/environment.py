@@ -87,8 +87,3 @@ def login_shell(has_bash: bool) -> tuple[str, ...]:
 
 def _shell(has_bash: bool) -> tuple[str, ...]:
     return ("/bin/bash", "-l", "-c") if has_bash else ("/bin/sh", "-l", "-c")
-
-
-def plain(command: Sequence[str]) -> tuple[str, ...]:
-    """Run `command` (argv) looked up in PATH, without reading any profile."""
-    return ("/bin/sh", "-c", 'exec "$@"', "hutch", *command)

@@ -51,7 +51,8 @@ class Execs:
         """Run `spec` in the task's sandbox; yields started, output… and exit events. Closing the generator ends the command."""
         queue: _Queue = asyncio.Queue(_QUEUED)
         # A task of its own: the web server cancels a request over and over, which would interrupt what has to be released.
-        driver = asyncio.create_task(self._drive(context.running(), _command(context, spec), spec, queue))
+        driving = self._drive(context.running(), _command(context, spec), spec, queue)
+        driver = asyncio.Task(driving, loop=asyncio.get_running_loop(), eager_start=True)
         self._drivers.add(driver)
         driver.add_done_callback(self._drivers.discard)
         try:
@@ -131,7 +132,7 @@ def _command(context: PhaseContext, spec: ExecSpec) -> Command:
     env = {**context.env, **({"TERM": "xterm-256color"} if spec.tty else {}), **spec.env}
     bash = context.base.has_bash
     if spec.command:
-        argv = environment.login(spec.command, bash) if spec.login else environment.plain(spec.command)
+        argv = environment.login(spec.command, bash) if spec.login else tuple(spec.command)
     else:
         argv = environment.login_shell(bash)
     return Command(argv, env, context.cwd)

@@ -6,11 +6,12 @@ Reads images as data through rootfs/; prepares each once per daemon.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from proxy import trust
-from rootfs.errors import ImageError
+from rootfs.errors import UnknownImage
 from rootfs.image import Image
 from rootfs.read_image import read_from_image
 from rootfs.store import Store
@@ -36,18 +37,26 @@ class Bases:
         self._store = store
         self._ca_pem = ca_pem
         self._prepared: dict[str, Base] = {}
+        self._records: dict[str, tuple[os.stat_result, Image]] = {}
 
     async def get(self, name: str) -> Base:
         """The base made of the image `name`. Raises NotFound."""
         try:
-            image = self._store.load(name)
-        except ImageError as error:
+            image = self._load(name)
+        except UnknownImage as error:
             remedy = "hutch image build base" if name == "base" else error.remedy
             raise NotFound(error.message, remedy) from error
         base = self._prepared.get(image.digest)
         if base is None or not self._store.has_layer(base.layers[-1]):
             base = self._prepared[image.digest] = await asyncio.to_thread(self._prepare, image)
         return base
+
+    def _load(self, name: str) -> Image:
+        """The image's record; read again only when its file is another one: every start asks for it."""
+        found, known = self._store.stat(name), self._records.get(name)
+        if known is None or not os.path.samestat(known[0], found) or known[0].st_mtime_ns != found.st_mtime_ns:
+            known = self._records[name] = (found, self._store.load(name))
+        return known[1]
 
     def layers_in_use(self) -> set[str]:
         """The system layers that were prepared."""

@@ -29,7 +29,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-        self._size = _drop_torn_line(path)
+        self._size = _drop_torn_line(path) if self._file.tell() else 0
         self._waiting: list[asyncio.Future[None]] = []
         self._left = MAX_OUTPUT
         self._records = 0

@@ -59,7 +59,8 @@ class TaskRun:
         """Run the task to its end; never raises for what the task or the host did wrong."""
         state, error = "failed", None
         try:
-            self._change(state="running", started=now())
+            if self.task.state == "queued":
+                self._change(state="running", started=now())
             with self._deadline():
                 await self._live()
             state = "succeeded" if self.task.exit_code == 0 else "failed"

@@ -28,6 +28,7 @@ class Scheduler:
 
     def __init__(self, runtime: Runtime, slots: int) -> None:
         self._runtime = runtime
+        self._limit = slots
         self._slots = asyncio.Semaphore(slots)
         self._runs: dict[str, TaskRun] = {}
         self._closing = False
@@ -41,27 +42,35 @@ class Scheduler:
         if self._closing or len(self._runs) >= _QUEUE:
             raise Busy("cannot take another task: the queue is full or the daemon is ending", "try again later")
         task = Task(id=secrets.token_hex(6), spec=spec)
-        run = self._store(task)
-        run.driver = asyncio.get_running_loop().create_task(self._drive(run))
-        self._runs[task.id] = run
-        return task
-
-    def _store(self, task: Task) -> TaskRun:
-        """A new task's directory, journal and row: all of them or none."""
+        if len(self._runs) < self._limit:  # a slot is free: one write less before its sandbox starts
+            task = task.changed(state="running", started=task.created)
         directory = self.directory(task.id)
         with contextlib.ExitStack() as undo:
             try:
                 directory.mkdir(mode=0o700, parents=True)
                 undo.callback(remove_tree, directory)
                 run = TaskRun(self._runtime, task, directory)
-                fault.at("task: directory made")
                 undo.callback(run.journal.close)
-                self._runtime.store.add_task(task)
+                fault.at("task: directory made")
             except OSError as error:
                 text = f"cannot store a new task in {directory.parent}: {error.strerror}"
                 raise NotStored(text, "free some space (hutch gc)") from error
             undo.pop_all()
-        return run
+        self._begin(run)
+        return run.task
+
+    def _begin(self, run: TaskRun) -> None:
+        """Start the task, then store it: its sandbox is made meanwhile. Nothing of the tenant runs before it is stored, since
+        that takes the event loop, and nothing is left of a task that could not be.
+        """
+        self._runs[run.task.id] = run
+        run.driver = asyncio.Task(self._drive(run), loop=asyncio.get_running_loop(), eager_start=True)
+        try:
+            self._runtime.store.add_task(run.task)
+        except BaseException:
+            run.end("lost")
+            run.driver.add_done_callback(lambda _: remove_tree(run.directory))
+            raise
 
     async def _drive(self, run: TaskRun) -> None:
         try:
@@ -79,7 +88,8 @@ class Scheduler:
 
     def current(self, identity: str) -> Task:
         """A task by an unambiguous prefix of its id. Raises NotFound."""
-        return self._runtime.store.task(identity)
+        run = self._runs.get(identity)
+        return run.task if run else self._runtime.store.task(identity)
 
     def cancel(self, identity: str) -> Task:
         """End a task; does nothing for one that has ended."""

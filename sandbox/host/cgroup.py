@@ -65,6 +65,7 @@ class Group:
     layout: Layout
     directories: tuple[Path, ...]
     join_fds: tuple[int, ...] = field(default=())
+    limits: Limits | None = None
 
     def kill(self, patience: float = _PATIENCE) -> None:
         """SIGKILL every process in the group and below it, and wait until none is left."""
@@ -102,8 +103,14 @@ class Group:
                     time.sleep(0.001)
 
     def limit(self, limits: Limits) -> None:
-        """Write limits; on v1, memory must not be raised after it was lowered (memory and memory+swap are two files)."""
-        for setting in settings(self.layout.version, limits):
+        """Put limits in force; those that are already cost nothing."""
+        if limits == self.limits:
+            return
+        order = settings(self.layout.version, limits)
+        if self.limits is not None and limits.memory > self.limits.memory:
+            order = order[::-1]  # on v1, memory and swap together must not be below memory alone at any time
+        self.limits = limits
+        for setting in order:
             path = self._directory(setting.controller) / setting.file
             try:
                 write(path, setting.value, "limit cgroup")

@@ -98,10 +98,9 @@ class Filter:
     async def drop(self, address: str) -> None:
         """Refuse everything from `address` again and close its connections. Never raises: no filter means refused."""
         self._policies.pop(address, None)
-        if self._running.is_set():
-            with contextlib.suppress(HostError, TimeoutError, OSError):
-                async with asyncio.timeout(_ACK_TIMEOUT):
-                    await self._send({"op": "drop", "sandbox": address})
+        with contextlib.suppress(HostError, TimeoutError, OSError):
+            async with asyncio.timeout(_ACK_TIMEOUT):
+                await self._send({"op": "drop", "sandbox": address})
         self._listeners.pop(address, None)
 
     async def _ask(self, message: Record) -> None:
@@ -185,7 +184,8 @@ class Filter:
         }
         await self._send(hello)
         for address, policy in list(self._policies.items()):
-            await self._send({"op": "set", "sandbox": address, "policy": policy})
+            if self._policies.get(address) is policy:  # not dropped while others were told
+                await self._send({"op": "set", "sandbox": address, "policy": policy})
         self._has_served = True
         self._running.set()
 

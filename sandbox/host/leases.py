@@ -18,21 +18,21 @@ from dataclasses import dataclass
 
 from sandbox.host import fault
 from sandbox.host.cgroup import Cgroups, Group, Limits
+from sandbox.host.channel import Channel, FdTable, SpawnerDied
 from sandbox.host.errors import HostError, OutOfResources
 from sandbox.host.identity import RANGES_PER_BLOCK, IdBlock
 from sandbox.host.network import Gateway, address
-from sandbox.host.spawner import Channel, FdTable, Spawner, SpawnerDied
+from sandbox.host.spawner import Spawner
+from sandbox.host.standby import Standby
 from sandbox.inside.plan import LeasePlan
 
-# What a cgroup is made with before its sandbox's own limits are known: wide, since v1 wants memory limits lowered only.
-_UNUSED = Limits(memory=1 << 42, cpus=1.0, pids=1 << 15)
-
-_PAUSE = 0.05  # seconds
+# Seconds without a start until the pool is filled again, and until then where it has become small.
+_PAUSE, _SHORT_PAUSE = 0.5, 0.05
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What one sandbox gets: address, host ids, namespaces (descriptors), cgroup, and the keeper's channel."""
+    """What one sandbox gets: address, host ids, namespaces (descriptors), cgroup, the keeper's channel, its future pid 1."""
 
     number: int
     address: str
@@ -41,18 +41,26 @@ class Lease:
     userns: int
     group: Group
     keeper: Channel
+    first: Standby
+
+    @property
+    def usable(self) -> bool:
+        """Whether a sandbox can be started in it."""
+        return self.keeper.alive and self.first.alive
 
 
 class Leases:
-    """Hands out leases; keeps `ready` of them prepared, so that starting a sandbox waits for nothing slow."""
+    """Hands out leases; keeps `ready` of them prepared, with the `usual` limits: who starts a sandbox waits for nothing slow."""
 
     def __init__(
-        self, spawner: Callable[[], Spawner], gateway: Gateway, cgroups: Cgroups, ids: IdBlock, ready: int = 12
-    ) -> None:
+        self, spawner: Callable[[], Spawner], gateway: Gateway, cgroups: Cgroups, ids: IdBlock, usual: Limits,
+        ready: int = 12,
+    ) -> None:  # fmt: skip
         self._spawner = spawner
         self._gateway = gateway
         self._cgroups = cgroups
         self._ids = ids
+        self._usual = usual
         self._wanted = ready
         # First in, first out: a number rests as long as possible before another sandbox gets it.
         self._numbers = deque(range(1, RANGES_PER_BLOCK))
@@ -64,7 +72,7 @@ class Leases:
         """Return a lease, prepared or made now. Raises OutOfResources when every number is in use."""
         while self._ready:
             lease = self._ready.popleft()
-            if lease.keeper.alive:
+            if lease.usable:
                 break
             await self.release(lease)
         else:
@@ -75,6 +83,7 @@ class Leases:
     async def release(self, lease: Lease) -> None:
         """End what runs under the lease and give everything back."""
         fault.at("lease: about to be released")
+        lease.first.close()
         lease.keeper.close()
         for fd in (lease.netns, lease.userns):
             os.close(fd)
@@ -86,7 +95,8 @@ class Leases:
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_PAUSE if self._ready else 0, self.refill)
+        pause = _PAUSE if len(self._ready) > self._wanted // 3 else _SHORT_PAUSE
+        self._timer = loop.call_later(pause if self._ready else 0, self.refill)
 
     def refill(self) -> None:
         """Prepare leases in the background until enough are ready."""
@@ -115,18 +125,27 @@ class Leases:
         return lease
 
     async def _assemble(self, stack: contextlib.AsyncExitStack, number: int) -> Lease:
-        group = self._cgroups.create(f"s{number}", _UNUSED)
+        group = self._cgroups.create(f"s{number}", self._usual)
         stack.push_async_callback(asyncio.to_thread, group.remove)
         fault.at("lease: cgroup made")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper = Channel(ours)
         stack.callback(keeper.close)
+        first = Standby(keeper)
+        stack.callback(first.close)
         base = self._ids.base(number)
 
         def plan(table: FdTable, reply: int) -> LeasePlan:
-            return LeasePlan(base, reply, table.add(theirs.fileno()), tuple(table.add(fd) for fd in group.join_fds))
+            return LeasePlan(
+                uid_base=base,
+                reply=reply,
+                channel=table.add(theirs.fileno()),
+                first=first.process.id,
+                plans=table.add(first.theirs.fileno()),
+                cgroup=tuple(table.add(fd) for fd in group.join_fds),
+            )
 
-        with theirs:
+        with theirs, first.theirs:
             netns, netlink, userns = await self._make_namespaces(plan)
         group.close_fds()
         stack.callback(os.close, netns)
@@ -134,7 +153,8 @@ class Leases:
         fault.at("lease: namespaces made")
         await self._gateway.connect(number, netns, netlink)
         fault.at("lease: connected")
-        return Lease(number, address(number, 1), base, netns, userns, group, keeper)
+        await first.ready()
+        return Lease(number, address(number, 1), base, netns, userns, group, keeper, first)
 
     async def _make_namespaces(self, plan: Callable[[FdTable, int], LeasePlan]) -> list[int]:
         """Namespaces of the spawner, or of the next one where that dies over it (which is noticed a moment later)."""

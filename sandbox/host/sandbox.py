@@ -22,15 +22,17 @@ from typing import Final
 from rootfs.tree import remove_tree
 from sandbox.host import fault, streams
 from sandbox.host.cgroup import Limits
+from sandbox.host.channel import FdTable, Process
 from sandbox.host.errors import HostError
 from sandbox.host.filter import Filter, Record
 from sandbox.host.leases import Lease, Leases
-from sandbox.host.spawner import FdTable, Process
+from sandbox.host.standby import Standby, stand_by
 from sandbox.host.streams import Pipe, Pump, Sink
-from sandbox.inside.plan import Bind, JoinPlan, StartPlan
+from sandbox.inside import syscalls
+from sandbox.inside.plan import JoinPlan, StartPlan
 
-HOSTNAME: Final = "hutch"
 _LAST_OUTPUT = 2.0
+_BIND: Final = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Sandbox:
         self.lease = lease
         self.process = process
         self._joined = 0
+        self._next: asyncio.Task[Standby] | None = None
 
     async def wait(self) -> int:
         """Wait for the command's end and all its output; the exit code (128 + n when signal n ended it)."""
@@ -127,7 +130,6 @@ class Sandbox:
         table, status = FdTable(), _pipe(stack, None)
         plan = JoinPlan(
             id=f"{self.spec.id}.{self._joined}",
-            sandbox=self.spec.id,
             userns=table.add(self.lease.userns),
             seccomp=tuple(table.add(fd) for fd in self._factory.seccomp),
             status=table.add(status.write),
@@ -138,9 +140,32 @@ class Sandbox:
         return table, plan, status
 
     async def _spawn(self, stack: contextlib.AsyncExitStack, plan: JoinPlan, table: FdTable, status: Pipe) -> Process:
-        process = await self.lease.keeper.start(plan, table, status)
+        standby = await self._take_standby()
+        process = await standby.become(plan, table, status)
         stack.push_async_callback(_end, process)
+        # Who joins once joins again: the next command finds its process in place.
+        if self._next is None and self.process.alive:
+            self._next = asyncio.create_task(stand_by(self.lease.keeper))
         return process
+
+    async def _take_standby(self) -> Standby:
+        waiting, self._next = self._next, None
+        if waiting is not None:
+            with contextlib.suppress(
+                HostError
+            ):  # the sandbox may have had all its processes, or no memory, at that time
+                standby = await waiting
+                if standby.alive:
+                    return standby
+        return await stand_by(self.lease.keeper)
+
+    async def dismiss(self) -> None:
+        """End the process that stands by for the next command."""
+        waiting, self._next = self._next, None
+        if waiting is not None:
+            waiting.cancel()
+            with contextlib.suppress(HostError, asyncio.CancelledError):
+                (await waiting).close()
 
 
 @dataclass(frozen=True)
@@ -172,22 +197,26 @@ class Sandboxes:
     async def open(self, spec: SandboxSpec, sink: Sink, on_network: Callable[[Record], None]) -> AsyncIterator[Sandbox]:
         """Make the sandbox of `spec` and start its command; leaving the block ends and releases everything."""
         async with contextlib.AsyncExitStack() as stack:
+            loop = asyncio.get_running_loop()
             lease = await self._leases.acquire()
             stack.push_async_callback(self._leases.release, lease)
             lease.group.limit(spec.limits)
             fault.at("sandbox: limited")
-            await self._filter.register(lease.address, spec.policy, on_network)
+            registering = asyncio.Task(
+                self._filter.register(lease.address, spec.policy, on_network), loop=loop, eager_start=True
+            )
             stack.push_async_callback(self._filter.drop, lease.address)
-            fault.at("sandbox: registered")
+            stack.callback(registering.cancel)
             stdout, stderr = _pipe(stack, lease.uid_base), _pipe(stack, lease.uid_base)
             with contextlib.ExitStack() as transient:
                 table, plan, status = self._start_plan(transient, spec, lease, stdout, stderr)
-                process = await lease.keeper.start(plan, table, status)
+                process = await lease.first.become(plan, table, status, registering)
             stack.push_async_callback(_end, process)
             fault.at("sandbox: started")
             stdout.close_write()
             stderr.close_write()
             sandbox = Sandbox(self, spec, lease, process)
+            stack.push_async_callback(sandbox.dismiss)
             sandbox._pumps = [_pump(stack, p.take_read(), n, sink) for p, n in ((stdout, "stdout"), (stderr, "stderr"))]
             yield sandbox
 
@@ -195,16 +224,14 @@ class Sandboxes:
         self, stack: contextlib.ExitStack, spec: SandboxSpec, lease: Lease, stdout: Pipe, stderr: Pipe
     ) -> tuple[FdTable, StartPlan, Pipe]:
         table = FdTable()
-        directory = _opener(stack, table)
+        tree = _mapper(stack, table, lease.userns)
         _fresh_work_directory(spec.writable)
         status, stdin = _pipe(stack, None), _pipe(stack, lease.uid_base)
         stdin.close_write()  # the command reads an end of file, not the daemon's input
         plan = StartPlan(
             id=spec.id,
-            hostname=HOSTNAME,
-            uid_base=lease.uid_base,
-            layers=tuple(directory(layer) for layer in spec.layers),
-            writable=directory(spec.writable),
+            layers=tuple(tree(layer, syscalls.MOUNT_ATTR_RDONLY) for layer in spec.layers),
+            writable=tree(spec.writable, 0),
             userns=table.add(lease.userns),
             init=table.add(self._init),
             seccomp=tuple(table.add(fd) for fd in self.seccomp),
@@ -216,7 +243,7 @@ class Sandboxes:
             env=dict(spec.env),
             cwd=spec.cwd,
             files={name: table.add(_memory_file(stack, content)) for name, content in spec.files.items()},
-            binds=tuple(Bind(directory(path), name) for name, path in spec.binds.items()),
+            binds={name: tree(path, _BIND) for name, path in spec.binds.items()},
         )
         return table, plan, status
 
@@ -232,13 +259,22 @@ def _pipe(stack: contextlib.ExitStack | contextlib.AsyncExitStack, owner: int | 
     return pipe
 
 
-def _opener(stack: contextlib.ExitStack, table: FdTable) -> Callable[[Path], int]:
-    def directory(path: Path) -> int:
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        stack.callback(os.close, fd)
-        return table.add(fd)
+def _mapper(stack: contextlib.ExitStack, table: FdTable, userns: int) -> Callable[[Path, int], int]:
+    """Clones directories as id-mapped mounts that are attached nowhere yet. Here, because the kernel clones no mount of a
+    namespace that isn't the caller's, and the process that stands by has left the host's.
+    """
 
-    return directory
+    def tree(path: Path, attributes: int) -> int:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            mount = syscalls.open_tree(fd)
+        finally:
+            os.close(fd)
+        stack.callback(os.close, mount)
+        syscalls.mount_setattr(mount, attributes | syscalls.MOUNT_ATTR_NODEV, userns=userns)
+        return table.add(mount)
+
+    return tree
 
 
 def _memory_file(stack: contextlib.ExitStack, content: bytes) -> int:

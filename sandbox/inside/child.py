@@ -1,19 +1,19 @@
 """The life of a sandbox's first process, and of one that joins it, from fork to exec.
 
-Runs in a keeper's forked child, which never returns from `run`: it becomes the tenant's program or it exits. Nothing here
-reads what the tenant wrote. From its first instruction it is in the sandbox's control groups and network namespace (its
-keeper is) and in its pid namespace (fork put it there).
+Runs in a keeper's forked child, which never returns: it becomes the tenant's program or it exits. Nothing here reads what the
+tenant wrote. From its first instruction it is in the sandbox's control groups and network namespace (its keeper is) and in its
+pid namespace (fork put it there). What needs no plan is done ahead of it, and then the process stands by:
 
-    start:  new mount, ipc, uts, cgroup namespaces ─ root file system ─ user namespace ─ privileges ─ exec
-    join:   the sandbox's namespaces by its pidfd  ─ user namespace ─ (terminal)       ─ privileges ─ exec
+    start:  new mount, ipc, uts, cgroup namespaces ─ /proc /sys /dev │ plan │ root ─ user namespace ─ privileges │ go │ exec
+    join:   the sandbox's namespaces by its pidfd                    │ plan │ user namespace ─ (terminal) ─ privileges ─ exec
 
-The user namespace is entered last (promise 3): until then the child is host root and nobody inside may trace it.
+The user namespace is entered last (promise 3): until then the child is host root, and nobody inside may trace or kill it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -21,75 +21,111 @@ import stat
 import struct
 import sys
 import termios
+from collections.abc import Iterator
+from typing import NoReturn
 
-from sandbox.inside import credentials, mounts, syscalls
+from sandbox.inside import credentials, messages, mounts, profile, syscalls
 from sandbox.inside.plan import JoinPlan, StartPlan
 
 _JOINED = os.CLONE_NEWNS | os.CLONE_NEWNET | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
 _UNSHARED = os.CLONE_NEWNS | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441  # asm-generic/ioctls.h
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class _Step:
-    """The name of the step under way, for the status pipe."""
+    """The name of the step under way, for whoever hears of a failure."""
 
     name = "fork"
 
 
-def run(plan: StartPlan | JoinPlan, fds: list[int], pidfd: int | None, proc: int) -> None:
-    """Become what `plan` says; `proc` is the host's /proc. A failure is one JSON object on the status pipe, and exit code 127."""
+def stand_by_to_start(plans: socket.socket, proc: int, uid_base: int) -> NoReturn:
+    """Become pid 1 of a sandbox that is still to be described, and then what the StartPlan says; `proc` is the host's /proc."""
     step = _Step()
-    # From here on an import would read files that a tenant can write: better none than theirs.
-    sys.meta_path.clear()
+    with _telling(plans.fileno(), step):
+        _prepare(proc)
+        step.name = "enter the namespaces"
+        os.unshare(_UNSHARED)
+        socket.sethostname(profile.HOSTNAME)
+        step.name = "mount /proc, /sys and /dev"
+        credentials.act_on_files_as(uid_base)
+        prepared = mounts.prepare(uid_base)
+        fds = _wait_for_plan(plans)
+    plan = messages.read_plan(fds)
+    assert isinstance(plan, StartPlan)
+    with _telling(fds[plan.status], step):
+        step.name = "mount the root file system"
+        mounts.enter_root(plan, prepared, fds)
+        step.name = "drop privileges"
+        credentials.enter_user_namespace(fds[plan.userns])
+        streams = (fds[plan.stdin], fds[plan.stdout], fds[plan.stderr])
+        _become(plan, fds, step, streams)
+        if plans.recv(len(messages.GO)) != messages.GO:
+            os._exit(0)
+        os.execve(fds[plan.init], ["init", "--", *plan.argv], plan.env)
+    os._exit(127)
+
+
+def stand_by_to_join(plans: socket.socket, proc: int, pidfd: int) -> NoReturn:
+    """Enter the sandbox whose pid 1 is `pidfd`, and then become what the JoinPlan says."""
+    step = _Step()
+    with _telling(plans.fileno(), step):
+        _prepare(proc)
+        step.name = "enter the namespaces"
+        os.setns(pidfd, _JOINED)
+        fds = _wait_for_plan(plans)
+    plan = messages.read_plan(fds)
+    assert isinstance(plan, JoinPlan)
+    with _telling(fds[plan.status], step):
+        step.name = "drop privileges"
+        credentials.enter_user_namespace(fds[plan.userns])
+        step.name = "open a terminal"
+        _become(plan, fds, step, _streams(plan, fds))
+        _execute(plan)
+    os._exit(127)
+
+
+@contextlib.contextmanager
+def _telling(fd: int, step: _Step) -> Iterator[None]:
+    """End the process where the block fails, having told why on `fd`."""
     try:
-        credentials.be_killed_first(proc)
-        if isinstance(plan, StartPlan):
-            _start(plan, fds, step)
-        elif pidfd is not None:
-            _join(plan, fds, pidfd, step)
+        yield
     except BaseException as error:
-        number = error.errno if isinstance(error, OSError) else None
-        subject = error.filename if isinstance(error, OSError) else None
-        failure = {"step": step.name, "subject": subject, "errno": number, "message": f"{error}"}
-        os.write(fds[plan.status], json.dumps(failure).encode())
-    finally:
+        with contextlib.suppress(OSError):
+            os.write(fd, messages.failure(step.name, error))
         os._exit(127)
 
 
-def _start(plan: StartPlan, fds: list[int], step: _Step) -> None:
+def _prepare(proc: int) -> None:
+    # From here on an import would read files that a tenant can write: better none than theirs.
+    sys.meta_path.clear()
+    credentials.be_killed_first(proc)
     credentials.hide()
+    credentials.be_called("hutch-standby")
+    credentials.limit_resources()
     os.setsid()
     os.umask(0)
-    step.name = "enter the namespaces"
-    trees = mounts.clone_trees(plan, fds)
-    os.unshare(_UNSHARED)
-    socket.sethostname(plan.hostname)
-    step.name = "mount the root file system"
-    credentials.act_on_files_as(plan.uid_base)
-    mounts.enter_root(plan, trees, fds)
-    step.name = "drop privileges"
-    credentials.limit_resources()
-    credentials.enter_user_namespace(fds[plan.userns])
-    _become(plan, fds, step, (fds[plan.stdin], fds[plan.stdout], fds[plan.stderr]), fds[plan.init])
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # what Python and the spawner ignore would stay ignored after exec
 
 
-def _join(plan: JoinPlan, fds: list[int], pidfd: int, step: _Step) -> None:
-    credentials.hide()
-    os.setsid()
-    step.name = "enter the namespaces"
-    os.setns(pidfd, _JOINED)
-    step.name = "drop privileges"
-    credentials.limit_resources()
-    credentials.enter_user_namespace(fds[plan.userns])
+def _wait_for_plan(plans: socket.socket) -> list[int]:
+    """Stand by. Who gets no plan any more has nothing to do: its keeper or the daemon is gone, or the sandbox released."""
+    credentials.die_with_parent()
+    plans.send(messages.READY)
+    fds = messages.receive(plans)
+    if not fds:
+        os._exit(0)
+    return fds
+
+
+def _streams(plan: JoinPlan, fds: list[int]) -> tuple[int, int, int]:
     if plan.terminal is not None:
-        step.name = "open a terminal"
         terminal = _open_terminal(plan, fds[plan.terminal])
-        streams = (terminal, terminal, terminal)
-    elif plan.stdin is not None and plan.stdout is not None and plan.stderr is not None:
-        streams = (fds[plan.stdin], fds[plan.stdout], fds[plan.stderr])
-    else:
+        return terminal, terminal, terminal
+    if plan.stdin is None or plan.stdout is None or plan.stderr is None:
         raise ValueError("a plan needs its three streams or a terminal")
-    _become(plan, fds, step, streams, None)
+    return fds[plan.stdin], fds[plan.stdout], fds[plan.stderr]
 
 
 def _open_terminal(plan: JoinPlan, reply: int) -> int:
@@ -113,9 +149,8 @@ def _open_terminal(plan: JoinPlan, reply: int) -> int:
     return slave
 
 
-def _become(
-    plan: StartPlan | JoinPlan, fds: list[int], step: _Step, streams: tuple[int, int, int], init: int | None
-) -> None:
+def _become(plan: StartPlan | JoinPlan, fds: list[int], step: _Step, streams: tuple[int, int, int]) -> None:
+    """Everything of a tenant's process but its program."""
     step.name = f"change to the directory {plan.cwd}"
     os.chdir(plan.cwd)
     os.umask(0o022)
@@ -124,11 +159,16 @@ def _become(
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     syscalls.close_range_on_exec(3)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)  # what Python and the spawner ignore would stay ignored after exec
     credentials.drop_privileges(filters)
     credentials.die_with_parent()
     step.name = f"run {plan.argv[0]}"
-    if init is None:
-        os.execve(plan.argv[0], list(plan.argv), plan.env)
-    os.execve(init, ["init", "--", *plan.argv], plan.env)
+
+
+def _execute(plan: JoinPlan) -> None:
+    """Run a program, looked up in the tenant's PATH as a shell does; where there is none, a shell says so, or runs the script."""
+    name = plan.argv[0]
+    path = plan.env.get("PATH", _DEFAULT_PATH).split(":")
+    for candidate in [name] if "/" in name else [f"{directory or '.'}/{name}" for directory in path]:
+        with contextlib.suppress(OSError):
+            os.execve(candidate, list(plan.argv), plan.env)
+    os.execve("/bin/sh", ["/bin/sh", "-c", 'exec "$@"', "hutch", *plan.argv], plan.env)

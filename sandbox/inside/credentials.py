@@ -22,12 +22,19 @@ def hide() -> None:
     prctl.set_dumpable(0)
 
 
+def be_called(title: str) -> None:
+    """How `ps` shows this process until exec: not by the host's paths in its command line, which everybody inside may read."""
+    prctl.set_name(title)
+    prctl.set_proctitle(title)
+
+
 def be_killed_first(proc: int) -> None:
     """When memory is used up, the kernel shall take this process and what comes of it before others; closes `proc`, the host's
     /proc. Its keeper, which shares its control group, would often be the largest there, and the sandbox end with it.
     """
-    with open(os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc), "w") as file:
-        file.write(str(profile.OOM_SCORE))
+    file = os.open("self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    os.write(file, str(profile.OOM_SCORE).encode())
+    os.close(file)
     os.close(proc)
 
 

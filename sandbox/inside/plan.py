@@ -12,25 +12,14 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Bind:
-    """A read-only, id-mapped bind mount: descriptor index of the source directory, path below /run/hutch."""
-
-    source: int
-    target: str
-
-
-@dataclass(frozen=True)
 class StartPlan:
-    """One sandbox: its file system, its network, its identity and the command that it runs.
+    """A sandbox's file system and the command that it runs; for the process that stands by as its pid 1.
 
-    `layers` are descriptor indexes of layer directories, bottom first; `writable` that of the directory which holds
-    `upper` and `work`. `uid_base` is the host id that root inside is mapped to (shape: one range of 65,536 ids).
-    `files` maps names below /run/hutch to descriptor indexes of their content. Sizes are in bytes.
+    `layers` are descriptor indexes of detached, id-mapped mounts, bottom first; `writable` that of one which holds `upper` and
+    `work`. `files` maps names below /run/hutch to descriptor indexes of their content, `binds` paths there to those of mounts.
     """
 
     id: str
-    hostname: str
-    uid_base: int
     layers: tuple[int, ...]
     writable: int
     userns: int
@@ -44,18 +33,17 @@ class StartPlan:
     env: dict[str, str]
     cwd: str
     files: dict[str, int] = field(default_factory=dict)
-    binds: tuple[Bind, ...] = ()
-    shm_size: int = 256 << 20
+    binds: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class JoinPlan:
-    """One more command in a running sandbox. With a `terminal` (descriptor index of a socket), the command gets a
-    pseudo-terminal of the sandbox's own and its master is sent over that socket; stdin, stdout and stderr are then unused.
+    """One more command in a running sandbox; for a process that stands by in it. With a `terminal` (descriptor index of a
+    socket), the command gets a pseudo-terminal of the sandbox's own and its master is sent over that socket; stdin, stdout and
+    stderr are then unused.
     """
 
     id: str
-    sandbox: str
     userns: int
     seccomp: tuple[int, ...]
     status: int
@@ -71,14 +59,25 @@ class JoinPlan:
 
 
 @dataclass(frozen=True)
+class StandbyPlan:
+    """For a keeper: a process that stands by in the running sandbox, and takes its JoinPlan over the socket `plans`."""
+
+    id: str
+    plans: int
+
+
+@dataclass(frozen=True)
 class LeasePlan:
     """Everything of a sandbox that can be made before its plan is known: a network namespace, a user namespace (both sent over
-    the socket `reply`), and a keeper, which has joined the control groups and follows the plans that come over `channel`.
+    the socket `reply`), a keeper, which has joined the control groups and follows the plans that come over `channel`, and, by
+    the name `first`, the process that stands by as pid 1: it takes its StartPlan over the socket `plans`.
     """
 
     uid_base: int
     reply: int
     channel: int
+    first: str
+    plans: int
     cgroup: tuple[int, ...]
 
 
@@ -89,8 +88,14 @@ class GatewayPlan:
     reply: int
 
 
-type Plan = StartPlan | JoinPlan | LeasePlan | GatewayPlan
-_KINDS: dict[str, type[Any]] = {"start": StartPlan, "join": JoinPlan, "lease": LeasePlan, "gateway": GatewayPlan}
+type Plan = StartPlan | JoinPlan | StandbyPlan | LeasePlan | GatewayPlan
+_KINDS: dict[str, type[Any]] = {
+    "start": StartPlan,
+    "join": JoinPlan,
+    "standby": StandbyPlan,
+    "lease": LeasePlan,
+    "gateway": GatewayPlan,
+}
 
 
 def encode(plan: Plan) -> bytes:
@@ -103,8 +108,6 @@ def decode(data: bytes) -> Plan:
     """Parse what `encode` wrote. Raises ValueError, TypeError or KeyError on anything else."""
     fields = json.loads(data)
     cls = _KINDS[fields.pop("kind")]
-    if "binds" in fields:
-        fields["binds"] = tuple(Bind(**bind) for bind in fields["binds"])
     for name in ("layers", "seccomp", "cgroup", "argv"):
         if name in fields:
             fields[name] = tuple(fields[name])

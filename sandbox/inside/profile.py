@@ -42,6 +42,8 @@ DEVICE_LINKS: Final = {
     "ptmx": "pts/ptmx",
 }
 TTY_GID: Final = 5
+SHM_SIZE: Final = 256 << 20  # bytes
+HOSTNAME: Final = "hutch"
 
 # Paths that tell about the host or reach into its kernel: hidden behind /dev/null or an empty read-only directory.
 MASKED_PATHS: Final = (

@@ -4,20 +4,17 @@ It parses nothing but plans from its one socket, imports only the standard libra
 children. `python -I -m sandbox.inside.spawner FD`, where FD is a SEQPACKET socket to the daemon.
 
     spawner ─┬─ keeper of lease 1 (its own socket to the daemon, in the lease's network namespace and cgroups)
-             │    ├─ pid 1 of the sandbox                   ◀─ StartPlan
-             │    └─ a command that joined the sandbox      ◀─ JoinPlan
-             └─ keeper of lease 2 …                         ◀─ LeasePlan (to the spawner)
+             │    ├─ pid 1 of the sandbox, standing by from the beginning       ◀─ StartPlan (to itself: child.py)
+             │    └─ a command that joined the sandbox, standing by before      ◀─ StandbyPlan; JoinPlan (to itself)
+             └─ keeper of lease 2 …                                             ◀─ LeasePlan (to the spawner)
 
-    request:  one message, first descriptor a memfd with the plan's JSON, the others what the plan refers to by index
     answers:  {"started": id, "pid": n} + pidfd ─ {"exited": id, "status": exit code or -signal}
 
-Whether the exec worked is told by the status pipe in the plan, not here: end of file means yes. End of file on the
-socket means that the daemon is gone: every child is killed and the process ends.
+End of file on the socket means that the daemon is gone: every child is killed and the process ends.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import gc
@@ -27,11 +24,11 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
-from sandbox.inside import child, credentials, namespaces, syscalls
-from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, Plan, StartPlan, decode
-
-_MAX_FDS = 253  # SCM_MAX_FD of the kernel
+from sandbox.inside import child, credentials, messages, namespaces, syscalls
+from sandbox.inside.plan import GatewayPlan, LeasePlan, StandbyPlan
 
 
 class Spawner:
@@ -41,10 +38,10 @@ class Spawner:
         self._channel = channel
         # pidfd -> (id, pid); "" for a helper whose exit nobody waits for
         self._children: dict[int, tuple[str, int]] = {}
-        self._pidfds: dict[str, int] = {}
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poll = select.poll()
+        self._first = -1  # pidfd of the sandbox's pid 1, while there is one
         self._left = False
 
     def serve(self) -> None:
@@ -58,62 +55,27 @@ class Spawner:
                     return self._kill_all()
 
     def _request(self) -> bool:
-        size = array.array("i").itemsize
-        _, ancillary, _, _ = self._channel.recvmsg(4096, socket.CMSG_LEN(_MAX_FDS * size), socket.MSG_CMSG_CLOEXEC)
-        fds = array.array("i")
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(data[: len(data) - len(data) % size])
+        fds = messages.receive(self._channel)
         if not fds:
             return False
         try:
-            plan = decode(os.pread(fds[0], os.fstat(fds[0]).st_size, 0))
-            try:
-                self._obey(plan, list(fds))
-            except OSError as error:  # fork says EAGAIN where the sandbox has as many processes as it may
-                self._refuse(plan, list(fds), "fork a process", error)
+            plan = messages.read_plan(fds)
+            if isinstance(plan, LeasePlan | GatewayPlan):
+                self._make(plan, fds)
+            elif isinstance(plan, StandbyPlan):
+                self._stand_by(plan, socket.socket(fileno=os.dup(fds[plan.plans])))
         finally:
             for fd in fds:
                 os.close(fd)
         return True
 
-    def _obey(self, plan: Plan, fds: list[int]) -> None:
-        if isinstance(plan, LeasePlan | GatewayPlan):
-            self._fork_maker(plan, fds)
-        elif isinstance(plan, StartPlan):
-            self._fork_into_pid_namespace(plan, fds, None)
-        else:
-            pidfd = self._pidfds.get(plan.sandbox)
-            if pidfd is None:
-                return self._refuse(plan, fds, "find the sandbox", ProcessLookupError(errno.ESRCH, "it has ended"))
-            self._leave_the_host()
-            self._fork_into_pid_namespace(plan, fds, pidfd)
-
-    def _leave_the_host(self) -> None:
-        """Make an empty directory our root. Who joins is seen in the sandbox's /proc from its fork on, before it has left
-        the host's mount namespace, and everybody may read a process's mountinfo: it only shows what is below its root.
-        """
-        if self._left:
-            return
-        empty = syscalls.new_filesystem("tmpfs", {"mode": "0555", "size": "4k"}, syscalls.MOUNT_ATTR_RDONLY)
-        os.fchdir(empty)
-        os.chroot(".")
-        os.close(empty)
-        self._left = True
-
-    def _refuse(self, plan: Plan, fds: list[int], step: str, error: OSError) -> None:
-        """Tell why no process was made, in the way that the one who waits for it listens to (or has stopped to)."""
-        if isinstance(plan, LeasePlan | GatewayPlan):
+    def _make(self, plan: LeasePlan | GatewayPlan, fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
             with contextlib.suppress(OSError):
-                os.write(fds[plan.reply], f"could not {step}: {error}".encode())
+                os.write(fds[plan.reply], f"could not fork a process: {error}".encode())
             return
-        failure = {"step": step, "subject": plan.id, "errno": error.errno, "message": f"{error}"}
-        with contextlib.suppress(OSError):
-            os.write(fds[plan.status], json.dumps(failure).encode())
-        self._answer({"exited": plan.id, "status": 127})
-
-    def _fork_maker(self, plan: LeasePlan | GatewayPlan, fds: list[int]) -> None:
-        pid = os.fork()
         if pid == 0:
             reply = socket.socket(fileno=fds[plan.reply])
             try:
@@ -131,22 +93,52 @@ class Spawner:
                 os._exit(1)
         self._watch("", pid)
 
-    def _fork_into_pid_namespace(self, plan: StartPlan | JoinPlan, fds: list[int], joined: int | None) -> None:
+    def begin(self, identity: str, uid_base: int, plans: socket.socket) -> None:
+        """Fork the sandbox's pid 1, which stands by for its StartPlan."""
+        os.unshare(os.CLONE_NEWPID)
+        self._first = self._fork(identity, plans, lambda: child.stand_by_to_start(plans, self._proc, uid_base))
+
+    def _stand_by(self, plan: StandbyPlan, plans: socket.socket) -> None:
+        """Fork a process that stands by for a JoinPlan, or tell why there is none, as it would itself."""
+        with plans:
+            try:
+                if self._first < 0:
+                    raise ProcessLookupError(errno.ESRCH, "it has ended")
+                self._leave_the_host()
+                first = self._first
+                os.setns(first, os.CLONE_NEWPID)
+                self._fork(plan.id, plans, lambda: child.stand_by_to_join(plans, self._proc, first))
+            except OSError as error:  # fork says EAGAIN where the sandbox has as many processes as it may
+                step = "find the sandbox" if self._first < 0 else "fork a process"
+                with contextlib.suppress(OSError):
+                    plans.send(messages.failure(step, error, plan.id))
+                self._answer({"exited": plan.id, "status": 127})
+
+    def _leave_the_host(self) -> None:
+        """Make an empty directory our root. Who joins is seen in the sandbox's /proc from its fork on, before it has left
+        the host's mount namespace, and everybody may read a process's mountinfo: it only shows what is below its root.
+        """
+        if self._left:
+            return
+        empty = syscalls.new_filesystem("tmpfs", {"mode": "0555", "size": "4k"}, syscalls.MOUNT_ATTR_RDONLY)
+        os.fchdir(empty)
+        os.chroot(".")
+        os.close(empty)
+        self._left = True
+
+    def _fork(self, identity: str, plans: socket.socket, become: Callable[[], NoReturn]) -> int:
         """Fork a child that is in its pid namespace from its first instruction, and still a child of ours to wait for."""
-        if joined is None:
-            os.unshare(os.CLONE_NEWPID)
-        else:
-            os.setns(joined, os.CLONE_NEWPID)
         try:
             pid = os.fork()
             if pid == 0:
-                child.run(plan, fds, joined, self._proc)
+                self._channel.close()
+                become()
         finally:
             os.setns(self._own_pid_namespace, os.CLONE_NEWPID)
-        pidfd = self._watch(plan.id, pid)
-        if isinstance(plan, StartPlan):
-            self._pidfds[plan.id] = pidfd
-        self._answer({"started": plan.id, "pid": pid}, pidfd)
+        plans.close()
+        pidfd = self._watch(identity, pid)
+        self._answer({"started": identity, "pid": pid}, pidfd)
+        return pidfd
 
     def _watch(self, identity: str, pid: int) -> int:
         pidfd = os.pidfd_open(pid)
@@ -158,8 +150,8 @@ class Spawner:
         self._poll.unregister(pidfd)
         identity, pid = self._children.pop(pidfd)
         _, status = os.waitpid(pid, 0)
-        if self._pidfds.get(identity) == pidfd:
-            del self._pidfds[identity]
+        if pidfd == self._first:
+            self._first = -1
         os.close(pidfd)
         if identity:
             self._answer({"exited": identity, "status": os.waitstatus_to_exitcode(status)})
@@ -179,10 +171,17 @@ class Spawner:
 def _keep(plan: LeasePlan, fds: list[int], reply: socket.socket) -> None:
     """Stay as the keeper of a lease: hold nothing but its channel, and follow the plans that come over it."""
     credentials.hide()
+    credentials.be_called("hutch-keeper")
     reply.detach()
-    channel = os.dup2(fds[plan.channel], 3, inheritable=False) if fds[plan.channel] != 3 else 3
-    syscalls.close_range(4)  # the other leases' descriptors, of which the spawner had copies when it forked
-    Spawner(socket.socket(fileno=channel)).serve()
+    channel, plans = fds[plan.channel], fds[plan.plans]
+    for fd in range(3, max(fds) + 1):
+        if fd not in (channel, plans):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    syscalls.close_range(max(fds) + 1)  # the other leases' descriptors, of which the spawner had copies when it forked
+    keeper = Spawner(socket.socket(fileno=channel))
+    keeper.begin(plan.first, plan.uid_base, socket.socket(fileno=plans))
+    keeper.serve()
 
 
 def main() -> None:

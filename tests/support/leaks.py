@@ -127,9 +127,14 @@ def _infrastructure(processes: dict[int, Process], daemon: int | None) -> set[in
     if daemon is None or daemon not in processes:
         return set()
     inside, found = processes[daemon].mnt, {daemon}
-    # The daemon's helpers live in its own mount namespace, or are its own children like the filter; a sandbox never is.
+    # The daemon's helpers live in its own mount namespace, are its own children like the filter, or stand by to become a
+    # sandbox or a command; a sandbox never is any of these.
     while True:
-        helpers = {p.pid for p in processes.values() if p.parent == daemon or (p.parent in found and p.mnt == inside)}
+        helpers = {
+            p.pid
+            for p in processes.values()
+            if p.parent == daemon or (p.parent in found and (p.mnt == inside or p.name == "hutch-standby"))
+        }
         more = helpers - found
         if not more:
             return found
