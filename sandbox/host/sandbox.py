@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -96,8 +96,8 @@ class Sandbox:
             owner = self.lease.uid_base
             stdin, stdout, stderr = (_pipe(stack, owner) for _ in range(3))
             table, plan, status = self._join_plan(stack, command)
-            plan = replace(
-                plan, stdin=table.add(stdin.read), stdout=table.add(stdout.write), stderr=table.add(stderr.write)
+            plan = plan._replace(
+                stdin=table.add(stdin.read), stdout=table.add(stdout.write), stderr=table.add(stderr.write)
             )
             process = await self._spawn(stack, plan, table, status)
             for end in (stdin.close_read, stdout.close_write, stderr.close_write):
@@ -115,7 +115,7 @@ class Sandbox:
             stack.enter_context(ours)
             with theirs:
                 table, plan, status = self._join_plan(stack, command)
-                plan = replace(plan, terminal=table.add(theirs.fileno()), rows=rows, columns=columns)
+                plan = plan._replace(terminal=table.add(theirs.fileno()), rows=rows, columns=columns)
                 process = await self._spawn(stack, plan, table, status)
             _, fds, _, _ = socket.recv_fds(ours, 1, 1)
             if not fds:

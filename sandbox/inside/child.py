@@ -112,6 +112,7 @@ def _prepare(proc: int) -> None:
 def _wait_for_plan(plans: socket.socket) -> list[int]:
     """Stand by. Who gets no plan any more has nothing to do: its keeper or the daemon is gone, or the sandbox released."""
     credentials.die_with_parent()
+    messages.rehearse()
     plans.send(messages.READY)
     fds = messages.receive(plans)
     if not fds:

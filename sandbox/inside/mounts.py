@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandbox.inside import profile, syscalls
 from sandbox.inside.plan import StartPlan
@@ -28,8 +28,7 @@ _SAFE_DIR = os.O_PATH | os.O_DIRECTORY
 _INSIDE_ONLY = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """Descriptors of the stage, and of the mounts in it that every sandbox has."""
 
     stage: int

@@ -1,18 +1,16 @@
 """What the daemon asks of the spawner: frozen, complete before the child exists, descriptors instead of paths.
 
 Pure data and its JSON form. A plan names descriptors by their index in the message that carried them, so the spawner opens
-nothing by a path that anybody else could change.
+nothing by a path that anybody else could change. Named tuples, since dataclasses would make every forked process larger.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class StartPlan:
+class StartPlan(NamedTuple):
     """A sandbox's file system and the command that it runs; for the process that stands by as its pid 1.
 
     `layers` are descriptor indexes of detached, id-mapped mounts, bottom first; `writable` that of one which holds `upper` and
@@ -32,12 +30,11 @@ class StartPlan:
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: str
-    files: dict[str, int] = field(default_factory=dict)
-    binds: dict[str, int] = field(default_factory=dict)
+    files: dict[str, int] = {}  # noqa: RUF012 - nobody writes to a plan
+    binds: dict[str, int] = {}  # noqa: RUF012 - nobody writes to a plan
 
 
-@dataclass(frozen=True)
-class JoinPlan:
+class JoinPlan(NamedTuple):
     """One more command in a running sandbox; for a process that stands by in it. With a `terminal` (descriptor index of a
     socket), the command gets a pseudo-terminal of the sandbox's own and its master is sent over that socket; stdin, stdout and
     stderr are then unused.
@@ -58,16 +55,14 @@ class JoinPlan:
     columns: int = 80
 
 
-@dataclass(frozen=True)
-class StandbyPlan:
+class StandbyPlan(NamedTuple):
     """For a keeper: a process that stands by in the running sandbox, and takes its JoinPlan over the socket `plans`."""
 
     id: str
     plans: int
 
 
-@dataclass(frozen=True)
-class LeasePlan:
+class LeasePlan(NamedTuple):
     """Everything of a sandbox that can be made before its plan is known: a network namespace, a user namespace (both sent over
     the socket `reply`), a keeper, which has joined the control groups and follows the plans that come over `channel`, and, by
     the name `first`, the process that stands by as pid 1: it takes its StartPlan over the socket `plans`.
@@ -81,8 +76,7 @@ class LeasePlan:
     cgroup: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class GatewayPlan:
+class GatewayPlan(NamedTuple):
     """The gateway's network namespace with the filter's sockets in it; sent over the socket `reply`."""
 
     reply: int
@@ -101,7 +95,7 @@ _KINDS: dict[str, type[Any]] = {
 def encode(plan: Plan) -> bytes:
     """The JSON form that `decode` reads."""
     kind = next(name for name, cls in _KINDS.items() if isinstance(plan, cls))
-    return json.dumps({"kind": kind, **asdict(plan)}).encode()
+    return json.dumps({"kind": kind, **plan._asdict()}).encode()
 
 
 def decode(data: bytes) -> Plan:

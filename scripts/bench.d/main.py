@@ -6,6 +6,7 @@ Must not leave anything behind but the base image in its state directory (HUTCH_
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import math
 import os
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import peers  # noqa: E402  # beside this file, which is not a package
-from systems import HutchApi, HutchCli, System  # noqa: E402
+from systems import IMAGE, PROBE, HutchApi, HutchCli, Process, System  # noqa: E402
 
 from tests.support.daemon import Daemon  # noqa: E402
 
@@ -36,6 +37,19 @@ TARGETS = {
     ("hutch CLI", "exec: all in all, p50"): 0.100,
 }
 BUILD_SECONDS = 1200.0
+SOURCE = r"""
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    printf("%ld.%06ld\n", (long)now.tv_sec, now.tv_nsec / 1000);
+    fflush(stdout);
+    if (argc > 1) sleep(900);
+    return 0;
+}
+"""
 
 
 def main() -> int:
@@ -46,13 +60,13 @@ def main() -> int:
         state = Path(os.environ.get("HUTCH_TEST_STATE", "/var/tmp/hutch-test"))
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         daemon = stack.enter_context(Daemon(state, options=("--max-tasks", str(max(64, options.many)))))
-        tree = base_tree(daemon, state)
+        tree, archive = probe_image(stack, daemon, directory)
         api = HutchApi(daemon.client)
         stack.callback(api.forget)
-        systems: list[System] = [api, HutchCli(str(daemon.socket), api)]
+        systems: list[System] = [Process(tree), api, HutchCli(str(daemon.socket), api)]
         skipped: list[str] = []
         if not options.alone:
-            found, skipped = peers.set_up(stack, tree, directory)
+            found, skipped = peers.set_up(stack, tree, archive, directory)
             systems += found
         results: Results = {system.name: {} for system in systems}
         say(f"measuring {', '.join(results)}")
@@ -81,16 +95,48 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def base_tree(daemon: Daemon, state: Path) -> Path:
-    """The base image's root file system, which every system gets; built when it isn't there."""
-    if daemon.hutch("image", "show", "base").returncode != 0:
-        say("building the base image, some minutes, once")
-        built = daemon.hutch("image", "build", "base", timeout=BUILD_SECONDS)
-        if built.returncode != 0:
-            raise SystemExit(built.stderr.decode(errors="replace"))
-    layers = daemon.client.image("base")["layers"]
-    trees = (state / "layers" / layer for layer in layers)
+def probe_image(stack: ExitStack, daemon: Daemon, directory: Path) -> tuple[Path, Path]:
+    """The image that every system gets: its root file system as a directory and as a tar file."""
+    run(daemon, "the base image: some minutes, once", "image", "build", "base", unless=("image", "show", "base"))
+    tree, archive = tree_of(daemon, "base"), directory / "tree.tar"
+    say("making an image of the base image and the probe")
+    subprocess.run(["tar", "-C", str(tree), "-cf", str(archive), "."], check=True, timeout=BUILD_SECONDS)
+    probe = directory / "probe" / PROBE.lstrip("/")
+    probe.parent.mkdir(parents=True)
+    probe.write_bytes(compiled(daemon))
+    probe.chmod(0o755)
+    subprocess.run(
+        ["tar", "-C", str(directory / "probe"), "-rf", str(archive), f".{PROBE}"], check=True, timeout=BUILD_SECONDS
+    )
+    stack.callback(daemon.client.gc)
+    run(daemon, "importing it", "image", "import", str(archive), "--name", IMAGE)
+    stack.callback(daemon.client.remove_image, IMAGE)
+    return tree_of(daemon, IMAGE), archive
+
+
+def run(daemon: Daemon, what: str, *arguments: str, unless: tuple[str, ...] | None = None) -> None:
+    """Run a `hutch` command, or end with its message; not if the command `unless` succeeds."""
+    if unless and daemon.hutch(*unless).returncode == 0:
+        return
+    say(what)
+    done = daemon.hutch(*arguments, timeout=BUILD_SECONDS)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr.decode(errors="replace"))
+
+
+def tree_of(daemon: Daemon, image: str) -> Path:
+    """The layer of an image that has the files."""
+    trees = (daemon.state / "layers" / layer for layer in daemon.client.image(image)["layers"])
     return next(tree for tree in trees if (tree / "usr/bin/bash").exists())
+
+
+def compiled(daemon: Daemon) -> bytes:
+    """The probe, made by the base image's compiler."""
+    script = f"gcc -x c -O2 -static -o /tmp/probe - <<'EOF'\n{SOURCE}\nEOF\nbase64 /tmp/probe"
+    done = daemon.hutch("run", "--", "bash", "-ec", script, timeout=BUILD_SECONDS)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr.decode(errors="replace"))
+    return base64.b64decode(done.stdout)
 
 
 def measure_starts(systems: list[System], rounds: int, results: Results) -> None:
@@ -164,7 +210,7 @@ def report(systems: list[System], results: Results, skipped: list[str], many: in
     print(f"\n{host()}; times in ms, medians (p50) and 95th percentiles; many = {many}\n")
     table = [["", *names]]
     table += [[row, *(cell(results[name].get(row), row) for name in names)] for row in rows]
-    for peer in ("bwrap", "docker"):
+    for peer in ("process", "bwrap", "docker"):
         if peer in results:
             table += [
                 [f"  × {peer}: {row}", *(ratio(results[name].get(row), results[peer].get(row)) for name in names)]

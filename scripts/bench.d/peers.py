@@ -9,8 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from systems import LIMIT, Bwrap, Engine, Runc, System
@@ -19,8 +18,8 @@ IMPORT_SECONDS = 600.0
 START_SECONDS = 30.0
 
 
-def set_up(stack: ExitStack, tree: Path, directory: Path) -> tuple[list[System], list[str]]:
-    """The peers that work, each tried once, and a line for each that doesn't; `tree` is the root file system for all."""
+def set_up(stack: ExitStack, tree: Path, archive: Path, directory: Path) -> tuple[list[System], list[str]]:
+    """The peers that work, each tried once, and a line for each that doesn't; `tree` and `archive` are the image for all."""
     systems: list[System] = []
     skipped: list[str] = []
     stack.callback(unmount_below, directory)
@@ -40,7 +39,6 @@ def set_up(stack: ExitStack, tree: Path, directory: Path) -> tuple[list[System],
 
     add("bwrap", lambda: [Bwrap(tree)])
     add("runc", lambda: [Runc(tree, directory / "runc")])
-    archive = stack.enter_context(archived(tree, directory)) if any(map(shutil.which, ("podman", "dockerd"))) else None
     add("podman", lambda: podman(archive, directory))
     add("dockerd", lambda: docker(stack, archive, directory))
     return systems, skipped
@@ -67,16 +65,7 @@ def remove_groups(before: set[Path]) -> None:
                 path.rmdir()
 
 
-@contextmanager
-def archived(tree: Path, directory: Path) -> Iterator[Path]:
-    """The tree as a tar file, from which podman and docker import it."""
-    path = directory / "tree.tar"
-    subprocess.run(["tar", "-C", str(tree), "-cf", str(path), "."], check=True, timeout=IMPORT_SECONDS)
-    yield path
-    path.unlink()
-
-
-def podman(archive: Path | None, directory: Path) -> list[System]:
+def podman(archive: Path, directory: Path) -> list[System]:
     """Podman with a store of its own."""
     places = ["--root", str(directory / "podman"), "--runroot", str(directory / "podman-run")]
     engine = ["podman", *places, "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
@@ -86,7 +75,7 @@ def podman(archive: Path | None, directory: Path) -> list[System]:
     return [Engine("podman none", "overlay, cgroup, seccomp; no network", engine, run, "bench")]
 
 
-def docker(stack: ExitStack, archive: Path | None, directory: Path) -> list[System]:
+def docker(stack: ExitStack, archive: Path, directory: Path) -> list[System]:
     """Docker with a daemon of its own, in its own network namespace, so that its bridge and rules aren't the host's."""
     socket = f"unix://{directory}/docker.sock"
     places = ["--data-root", f"{directory}/docker", "--exec-root", f"{directory}/docker-run"]

@@ -1,7 +1,7 @@
 """The systems that are measured, behind one small interface: start, hold many, run another command inside.
 
-Must not judge or print; times are seconds. `first` is when the inside's first instruction ran, told by the inside's own clock
-(bash's EPOCHREALTIME, the same clock as ours), so that how its output travels back isn't part of it.
+Must not judge or print; times are seconds. `first` is when the command's first instruction ran, told by the command itself (the
+probe, a static program that prints the clock, which is the same as ours): how its output travels back isn't part of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -21,8 +22,9 @@ from typing import Any
 
 from sandbox.client import Client, HutchError
 
-SCRIPT = "echo $EPOCHREALTIME"
-IDLE = "echo $EPOCHREALTIME; exec sleep 900"
+PROBE = "/usr/local/bin/hutch-bench-probe"
+IDLE = "stay"  # the probe's argument to sleep after it has told the time
+IMAGE = "bench"  # the base image and the probe
 LIMIT = 120.0
 
 Held = tuple[list[str], list[float]]
@@ -53,12 +55,12 @@ class CommandLine(System):
     def __init__(self) -> None:
         self._numbers = itertools.count()
 
-    def command(self, name: str, script: str) -> list[str]:
-        """The command line that runs bash with `script` in a fresh sandbox called `name`."""
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """The command line that runs the probe with `arguments` in a fresh sandbox called `name`."""
         raise NotImplementedError
 
-    def inside(self, name: str, script: str) -> list[str] | None:
-        """The command line that runs bash with `script` in the sandbox `name`."""
+    def inside(self, name: str) -> list[str] | None:
+        """The command line that runs the probe in the sandbox `name`."""
         return None
 
     def end(self, name: str) -> None:
@@ -69,10 +71,10 @@ class CommandLine(System):
 
     def start(self) -> tuple[float, float]:
         name = self._new()
-        return timed(self.command(name, SCRIPT))
+        return timed(self.command(name))
 
     def run_inside(self, name: str) -> tuple[float, float] | None:
-        command = self.inside(name, SCRIPT)
+        command = self.inside(name)
         return timed(command) if command else None
 
     @contextmanager
@@ -110,6 +112,20 @@ def timed(command: list[str]) -> tuple[float, float]:
     return float(done.stdout.split()[0]) - began, ended - began
 
 
+class Process(CommandLine):
+    """No sandbox at all: what starting a process costs here, at this moment."""
+
+    name = "process"
+    note = "the floor: a plain process of the host"
+
+    def __init__(self, tree: Path) -> None:
+        super().__init__()
+        self._probe = f"{tree}{PROBE}"
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        return [self._probe, *arguments]
+
+
 class Bwrap(CommandLine):
     """bubblewrap: namespaces and bind mounts."""
 
@@ -120,9 +136,9 @@ class Bwrap(CommandLine):
         super().__init__()
         self._tree = str(tree)
 
-    def command(self, name: str, script: str) -> list[str]:
+    def command(self, name: str, *arguments: str) -> list[str]:
         mounts = ["--ro-bind", self._tree, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-        return ["bwrap", "--unshare-all", "--die-with-parent", *mounts, "bash", "-c", script]
+        return ["bwrap", "--unshare-all", "--die-with-parent", *mounts, PROBE, *arguments]
 
 
 class Runc(CommandLine):
@@ -141,15 +157,15 @@ class Runc(CommandLine):
         self._spec["root"] = {"path": str(tree), "readonly": True}
         self._spec["process"]["terminal"] = False
 
-    def command(self, name: str, script: str) -> list[str]:
+    def command(self, name: str, *arguments: str) -> list[str]:
         bundle = self._directory / name
         bundle.mkdir()
-        self._spec["process"]["args"] = ["bash", "-c", script]
+        self._spec["process"]["args"] = [PROBE, *arguments]
         (bundle / "config.json").write_text(json.dumps(self._spec))
         return ["runc", "--root", self._root, "run", "--bundle", str(bundle), name]
 
-    def inside(self, name: str, script: str) -> list[str]:
-        return ["runc", "--root", self._root, "exec", name, "bash", "-c", script]
+    def inside(self, name: str) -> list[str]:
+        return ["runc", "--root", self._root, "exec", name, PROBE]
 
     def end(self, name: str) -> None:
         command = ["runc", "--root", self._root, "kill", name, "KILL"]
@@ -164,11 +180,11 @@ class Engine(CommandLine):
         self.name, self.note = name, note
         self._engine, self._run, self._image = engine, run, image
 
-    def command(self, name: str, script: str) -> list[str]:
-        return [*self._engine, "run", "--rm", "--name", name, *self._run, self._image, "bash", "-c", script]
+    def command(self, name: str, *arguments: str) -> list[str]:
+        return [*self._engine, "run", "--rm", "--name", name, *self._run, self._image, PROBE, *arguments]
 
-    def inside(self, name: str, script: str) -> list[str]:
-        return [*self._engine, "exec", name, "bash", "-c", script]
+    def inside(self, name: str) -> list[str]:
+        return [*self._engine, "exec", name, PROBE]
 
     def end(self, name: str) -> None:
         subprocess.run([*self._engine, "kill", name], capture_output=True, timeout=LIMIT, check=False)
@@ -183,14 +199,14 @@ class HutchApi(System):
     note: str = "everything: own ids, overlay, cgroup, seccomp, filtered network, logs and journal on disk"
     made: list[str] = field(default_factory=list)
 
-    def _submit(self, script: str) -> str:
-        task = self.client.create_task({"repo": None, "image": "base", "command": ["bash", "-c", script]})
+    def _submit(self, *arguments: str) -> str:
+        task = self.client.create_task({"image": IMAGE, "command": [PROBE, *arguments]})
         self.made.append(task["id"])
         return task["id"]
 
     def start(self) -> tuple[float, float]:
         began = time.time()
-        task = self._submit(SCRIPT)
+        task = self._submit()
         with self.client.events(task, follow=True) as stream:
             events = iter(stream)  # one iterator: it holds what arrived together with the first line
             first = first_output(events)
@@ -202,7 +218,7 @@ class HutchApi(System):
 
     def run_inside(self, name: str) -> tuple[float, float]:
         began = time.time()
-        with self.client.exec(name, ["bash", "-c", SCRIPT]) as stream:
+        with self.client.exec(name, [PROBE]) as stream:
             events = iter(stream)
             first = first_output(events)
             code = next(event for event in events if event["type"] == "exit")["exit_code"]
@@ -270,11 +286,12 @@ class HutchCli(CommandLine):
 
     def __init__(self, socket: str, api: HutchApi) -> None:
         super().__init__()
-        self._hutch = [str(Path(sys.executable).with_name("hutch")), "--socket", socket]
+        self._hutch = [str(Path(sys.executable).with_name("hutch"))]
+        os.environ["HUTCH_SOCKET"] = socket
         self._api = api
 
-    def command(self, name: str, script: str) -> list[str]:
-        return [*self._hutch, "run", "--", "bash", "-c", script]
+    def command(self, name: str, *arguments: str) -> list[str]:
+        return [*self._hutch, "run", "--image", IMAGE, "--", PROBE, *arguments]
 
     @contextmanager
     def hold(self, count: int) -> Iterator[Held]:
@@ -286,5 +303,5 @@ class HutchCli(CommandLine):
             finally:
                 self._api.end_all(names)
 
-    def inside(self, name: str, script: str) -> list[str]:
-        return [*self._hutch, "exec", name, "--", "bash", "-c", script]
+    def inside(self, name: str) -> list[str]:
+        return [*self._hutch, "exec", name, "--", PROBE]
