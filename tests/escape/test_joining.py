@@ -104,6 +104,6 @@ def test_an_obstacle_ends_the_command_alone(daemon: Daemon, obstacle: str) -> No
                 done = tasks.execute(daemon, task, "/usr/bin/touch", "/tmp/hutch-escaped", tty=terminal)
                 assert done.code >= 0
             except HutchError as error:
-                assert "could not" in str(error), error
+                assert "could not" in str(error), error  # noqa: PT017 - it may also run
             assert time.monotonic() - began < 10
     assert not Path("/tmp/hutch-escaped").exists()
