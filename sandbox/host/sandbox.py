@@ -32,6 +32,7 @@ from sandbox.inside import syscalls
 from sandbox.inside.plan import JoinPlan, StartPlan
 
 _LAST_OUTPUT = 2.0
+_HEAD_START: Final = 0.02  # seconds that a command has the processor for itself before the next one's process is forked
 _BIND: Final = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
 
 
@@ -145,8 +146,12 @@ class Sandbox:
         stack.push_async_callback(_end, process)
         # Who joins once joins again: the next command finds its process in place.
         if self._next is None and self.process.alive:
-            self._next = asyncio.create_task(stand_by(self.lease.keeper))
+            self._next = asyncio.create_task(self._prepare_next(process))
         return process
+
+    async def _prepare_next(self, running: Process) -> Standby:
+        await asyncio.wait([running.exited], timeout=_HEAD_START)
+        return await stand_by(self.lease.keeper)
 
     async def _take_standby(self) -> Standby:
         waiting, self._next = self._next, None

@@ -37,6 +37,9 @@ TARGETS = {
     ("hutch CLI", "exec: all in all, p50"): 0.100,
 }
 BUILD_SECONDS = 1200.0
+PAUSE = (
+    0.15  # seconds, until what a system does after a command's end has been done, and doesn't disturb the next system
+)
 SOURCE = r"""
 #include <stdio.h>
 #include <time.h>
@@ -149,7 +152,7 @@ def measure_starts(systems: list[System], rounds: int, results: Results) -> None
             if turn >= 2:  # the first ones fill caches
                 firsts[system.name].append(first)
                 totals[system.name].append(total)
-            time.sleep(0.02)  # what was prepared in advance is prepared again, as between any two real starts
+            time.sleep(PAUSE)
     for name in firsts:
         summarise(results[name], "start", firsts[name], totals[name])
 
@@ -163,6 +166,7 @@ def measure_execs(systems: list[System], rounds: int, results: Results) -> None:
         for turn in range(rounds + 2):
             for system in systems:
                 times = system.run_inside(held[system.name])
+                time.sleep(PAUSE)
                 if times and turn >= 2:
                     firsts.setdefault(system.name, []).append(times[0])
                     totals.setdefault(system.name, []).append(times[1])
