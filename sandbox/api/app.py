@@ -258,7 +258,11 @@ def _add_exec_routes(app: FastAPI, services: Services) -> None:
             raise errors.Conflict(f"task {found.id} has ended ({found.state})", "only a running task can be joined")
         events = execs.run(run.context, body.to_spec())
         first = await anext(events)  # so that what can't be started is an error status, not a broken stream
-        return StreamingResponse(_encoded(events, first), media_type=_NDJSON, background=BackgroundTask(events.aclose))
+
+        async def close() -> None:  # for a client that has gone before the stream began
+            await events.aclose()
+
+        return StreamingResponse(_encoded(events, first), media_type=_NDJSON, background=BackgroundTask(close))
 
     @app.post("/execs/{identity}/stdin", status_code=204)
     async def write_stdin(identity: str, request: Request) -> Response:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,7 @@ _log = logging.getLogger("hutch")
 _INIT: Final = ("/usr/bin/catatonit", "/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit")
 _MEMORY: Final = 8 << 30  # bytes a sandbox may use unless its task says otherwise, if the host has twice that
 _PROCESSES: Final = 4096
+_THREADS: Final = 64
 _DESCRIPTORS: Final = 65536  # a queued task holds one, a running one about a dozen; shells start us with 1,024
 
 
@@ -79,6 +81,8 @@ async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # Removing large trees takes a while; releasing what others wait for must not queue up behind it.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_locked(settings.state))
         store = Store(settings.state / "hutch.db")
@@ -146,14 +150,15 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
     init = _sealed_init()
     for fd in (init, *programs):
         stack.callback(os.close, fd)
-    layers = LayerStore(state)
+    layers, changing_layers = LayerStore(state), asyncio.Lock()
     return Runtime(
         state=state,
         store=store,
         layers=layers,
-        bases=Bases(layers, ca_pem.encode()),
+        bases=Bases(layers, ca_pem.encode(), changing_layers),
         sandboxes=Sandboxes(leases, filter_process, init, programs),
         default_limits=limits,
+        changing_layers=changing_layers,
     )
 
 

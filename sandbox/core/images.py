@@ -33,8 +33,9 @@ class Base:
 class Bases:
     """Prepares images; what was prepared is kept until the image or the CA changes."""
 
-    def __init__(self, store: Store, ca_pem: bytes) -> None:
+    def __init__(self, store: Store, ca_pem: bytes, changing_layers: asyncio.Lock) -> None:
         self._store = store
+        self._changing_layers = changing_layers
         self._ca_pem = ca_pem
         self._prepared: dict[str, Base] = {}
         self._records: dict[str, tuple[os.stat_result, Image]] = {}
@@ -48,7 +49,8 @@ class Bases:
             raise NotFound(error.message, remedy) from error
         base = self._prepared.get(image.digest)
         if base is None or not self._store.has_layer(base.layers[-1]):
-            base = self._prepared[image.digest] = await asyncio.to_thread(self._prepare, image)
+            async with self._changing_layers:  # nothing names its layer yet
+                base = self._prepared[image.digest] = await asyncio.to_thread(self._prepare, image)
         return base
 
     def _load(self, name: str) -> Image:

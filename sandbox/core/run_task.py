@@ -145,7 +145,8 @@ class TaskRun:
             if snapshot is not None and self._runtime.layers.has_layer(snapshot.layer):
                 self._say_cache(True, key, cache.explain_hit(snapshot))
                 return snapshot, True
-            self._say_cache(False, key, cache.explain_miss(parts, store.latest_snapshot(url)))
+            lost = "the files of its snapshot are gone" if snapshot else None
+            self._say_cache(False, key, lost or cache.explain_miss(parts, store.latest_snapshot(url)))
             return await build_snapshot(self._runtime, self.context, self.directory / "setup", found, parts), False
 
     def _say_cache(self, hit: bool, key: str, reason: str) -> None:

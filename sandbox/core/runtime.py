@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from rootfs.store import Store as LayerStore
 from sandbox.core.images import Bases
@@ -27,9 +28,9 @@ class Runtime:
     sandboxes: Sandboxes
     default_limits: Limits
     # Held while a layer has come to the disk but nothing names it yet, and while layers that nothing names are removed.
-    changing_layers: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changing_layers: asyncio.Lock
     _used: Counter[str] = field(default_factory=Counter)
-    _building: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _building: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     @contextlib.contextmanager
     def using(self, *layers: str) -> Iterator[None]:

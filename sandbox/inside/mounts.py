@@ -3,10 +3,11 @@
 Runs in the sandbox's first process while it is still host root with every capability, before any byte of the image
 runs; it decides nothing (the plan and profile.py do). Order:
 
-    ahead of the plan:  / made private ─ stage (a tmpfs) ─ proc, sys, dev and hutch in it ─ masks
-    with the plan:      layers and upper attached in the stage ─ overlay on stage/root
+    ahead of the plan:  / made private ─ stage (a tmpfs) ─ pivot_root to it ─ the host's tree detached: every path to it is gone
+      ─ proc, sys, dev and hutch in the stage ─ masks
+    with the plan:      layers and upper attached in the stage ─ overlay on its root/
       ─ proc, sys, dev and hutch moved to where they belong, on descriptors that were opened without following links
-      ─ pivot_root ─ the old root detached: with it go the stage and every path to the host
+      ─ pivot_root ─ the stage detached, and with it the layers by themselves
 
 All of it belongs to the initial user namespace, so root inside can neither unmount nor remount any of it.
 """
@@ -39,18 +40,20 @@ class Prepared(NamedTuple):
 
 
 def prepare(uid_base: int) -> Prepared:
-    """Make the stage, with everything in it that doesn't depend on a plan; it becomes the working directory.
+    """Make the stage, with everything in it that doesn't depend on a plan; it becomes the root and working directory.
+
+    The host's tree goes at once: who stands by for hours must not keep busy what an administrator unmounts.
 
     The caller has unshared its mount namespace and set its file system ids to `uid_base`, the ids that root inside maps to:
     overlayfs and tmpfs create files as their mounter, and host root has no mapping in the layers.
     """
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     stage = syscalls.new_filesystem("tmpfs", {"mode": "0700", "size": "64k"}, _PLAIN)
-    # /tmp only serves as a mount point that every host has; this mount namespace is ours alone and loses the host's tree.
+    # /tmp only serves as a mount point that every host has; this mount namespace is ours alone.
     host_tmp = os.open("/tmp", _SAFE_DIR | os.O_CLOEXEC)
     syscalls.move_mount(stage, host_tmp)
     os.close(host_tmp)
-    os.fchdir(stage)
+    _change_root(stage)
     for name in ("root", "proc", "sys", "dev", "hutch"):
         os.mkdir(name)
     owner = {"mode": "0755", "uid": str(uid_base), "gid": str(uid_base)}
@@ -76,7 +79,12 @@ def enter_root(plan: StartPlan, prepared: Prepared, fds: list[int]) -> None:
         ("proc", prepared.proc), ("sys", prepared.sys), ("dev", prepared.dev), ("run/hutch", prepared.hutch),
     ):  # fmt: skip
         _attach(root, path, mount)
-    os.fchdir(root)
+    _change_root(root)
+
+
+def _change_root(directory: int) -> None:
+    """Make a mount point the root and working directory, and detach the old root."""
+    os.fchdir(directory)
     syscalls.pivot_root(".", ".")
     syscalls.umount2(".", syscalls.MNT_DETACH)
     os.chdir("/")
