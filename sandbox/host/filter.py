@@ -117,7 +117,8 @@ class Filter:
             ) from error
 
     async def _send(self, message: Record) -> None:
-        if self._writer is None:
+        if self._writer is None or self._writer.is_closing():
+            self._running.clear()
             raise _FilterEnded("cannot reach the filter: it has just ended", "try again")
         self._sequence += 1
         sequence = self._sequence

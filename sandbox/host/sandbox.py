@@ -22,7 +22,7 @@ from typing import Final
 from rootfs.tree import remove_tree
 from sandbox.host import fault, streams
 from sandbox.host.cgroup import Limits
-from sandbox.host.channel import FdTable, Process
+from sandbox.host.channel import FdTable, Process, SpawnerDied
 from sandbox.host.errors import HostError
 from sandbox.host.filter import Filter, Record
 from sandbox.host.leases import Lease, Leases
@@ -96,11 +96,11 @@ class Sandbox:
         async with contextlib.AsyncExitStack() as stack:
             owner = self.lease.uid_base
             stdin, stdout, stderr = (_pipe(stack, owner) for _ in range(3))
-            table, plan, status = self._join_plan(stack, command)
+            table, plan = self._join_plan(command)
             plan = plan._replace(
                 stdin=table.add(stdin.read), stdout=table.add(stdout.write), stderr=table.add(stderr.write)
             )
-            process = await self._spawn(stack, plan, table, status)
+            process = await self._spawn(stack, plan, table)
             for end in (stdin.close_read, stdout.close_write, stderr.close_write):
                 end()
             if not wants_stdin:
@@ -115,9 +115,9 @@ class Sandbox:
             ours, theirs = socket.socketpair()
             stack.enter_context(ours)
             with theirs:
-                table, plan, status = self._join_plan(stack, command)
+                table, plan = self._join_plan(command)
                 plan = plan._replace(terminal=table.add(theirs.fileno()), rows=rows, columns=columns)
-                process = await self._spawn(stack, plan, table, status)
+                process = await self._spawn(stack, plan, table)
             _, fds, _, _ = socket.recv_fds(ours, 1, 1)
             if not fds:
                 raise HostError("cannot open a terminal: the command ended before it had one", "try again")
@@ -126,42 +126,42 @@ class Sandbox:
             # One descriptor to read and one to write: each is watched by the event loop on its own.
             yield Joined(process, [_pump(stack, os.dup(fds[0]), "stdout", sink)], fds[0], lambda: None)
 
-    def _join_plan(self, stack: contextlib.AsyncExitStack, command: Command) -> tuple[FdTable, JoinPlan, Pipe]:
+    def _join_plan(self, command: Command) -> tuple[FdTable, JoinPlan]:
         self._joined += 1
-        table, status = FdTable(), _pipe(stack, None)
+        table = FdTable()
         plan = JoinPlan(
             id=f"{self.spec.id}.{self._joined}",
             userns=table.add(self.lease.userns),
             seccomp=tuple(table.add(fd) for fd in self._factory.seccomp),
-            status=table.add(status.write),
             argv=command.argv,
             env=dict(command.env),
             cwd=command.cwd,
         )
-        return table, plan, status
+        return table, plan
 
-    async def _spawn(self, stack: contextlib.AsyncExitStack, plan: JoinPlan, table: FdTable, status: Pipe) -> Process:
-        standby = await self._take_standby()
-        process = await standby.become(plan, table, status)
+    async def _spawn(self, stack: contextlib.AsyncExitStack, plan: JoinPlan, table: FdTable) -> Process:
+        process = await self._become(plan, table.fds)
         stack.push_async_callback(_end, process)
         # Who joins once joins again: the next command finds its process in place.
         if self._next is None and self.process.alive:
             self._next = asyncio.create_task(self._prepare_next(process))
         return process
 
+    async def _become(self, plan: JoinPlan, fds: list[int]) -> Process:
+        standby = await self._standing_by()
+        if standby is not None:
+            with contextlib.suppress(SpawnerDied):  # the sandbox has used its memory up since
+                return await standby.become(plan, fds)
+        return await (await stand_by(self.lease.keeper)).become(plan, fds)
+
+    async def _standing_by(self) -> Standby | None:
+        waiting, self._next = self._next, None
+        with contextlib.suppress(HostError):  # the sandbox had all its processes at that time
+            return await waiting if waiting else None
+        return None
+
     async def _prepare_next(self, running: Process) -> Standby:
         await asyncio.wait([running.exited], timeout=_HEAD_START)
-        return await stand_by(self.lease.keeper)
-
-    async def _take_standby(self) -> Standby:
-        waiting, self._next = self._next, None
-        if waiting is not None:
-            with contextlib.suppress(
-                HostError
-            ):  # the sandbox may have had all its processes, or no memory, at that time
-                standby = await waiting
-                if standby.alive:
-                    return standby
         return await stand_by(self.lease.keeper)
 
     async def dismiss(self) -> None:
@@ -214,8 +214,8 @@ class Sandboxes:
             stack.callback(registering.cancel)
             stdout, stderr = _pipe(stack, lease.uid_base), _pipe(stack, lease.uid_base)
             with contextlib.ExitStack() as transient:
-                table, plan, status = self._start_plan(transient, spec, lease, stdout, stderr)
-                process = await lease.first.become(plan, table, status, registering)
+                table, plan = self._start_plan(transient, spec, lease, stdout, stderr)
+                process = await lease.first.become(plan, table.fds, registering)
             stack.push_async_callback(_end, process)
             fault.at("sandbox: started")
             stdout.close_write()
@@ -227,11 +227,11 @@ class Sandboxes:
 
     def _start_plan(
         self, stack: contextlib.ExitStack, spec: SandboxSpec, lease: Lease, stdout: Pipe, stderr: Pipe
-    ) -> tuple[FdTable, StartPlan, Pipe]:
+    ) -> tuple[FdTable, StartPlan]:
         table = FdTable()
         tree = _mapper(stack, table, lease.userns)
         _fresh_work_directory(spec.writable)
-        status, stdin = _pipe(stack, None), _pipe(stack, lease.uid_base)
+        stdin = _pipe(stack, lease.uid_base)
         stdin.close_write()  # the command reads an end of file, not the daemon's input
         plan = StartPlan(
             id=spec.id,
@@ -243,14 +243,13 @@ class Sandboxes:
             stdin=table.add(stdin.read),
             stdout=table.add(stdout.write),
             stderr=table.add(stderr.write),
-            status=table.add(status.write),
             argv=spec.argv,
             env=dict(spec.env),
             cwd=spec.cwd,
             files={name: table.add(_memory_file(stack, content)) for name, content in spec.files.items()},
             binds={name: tree(path, _BIND) for name, path in spec.binds.items()},
         )
-        return table, plan, status
+        return table, plan
 
 
 def exit_code(status: int) -> int:

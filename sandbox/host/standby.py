@@ -19,7 +19,7 @@ from sandbox.host import streams
 from sandbox.host.channel import Channel, FdTable, Process, SpawnerDied, send_plan
 from sandbox.host.errors import SandboxFailed
 from sandbox.host.streams import Pipe
-from sandbox.inside.messages import GO, READY
+from sandbox.inside.messages import EXEC, GO, READY
 from sandbox.inside.plan import JoinPlan, StandbyPlan, StartPlan
 
 _TIMEOUT: Final = 60.0  # seconds
@@ -61,31 +61,33 @@ class Standby:
                 return b""
 
     async def become(
-        self, plan: StartPlan | JoinPlan, table: FdTable, status: Pipe, permission: Awaitable[None] | None = None
+        self, plan: StartPlan | JoinPlan, fds: list[int], permission: Awaitable[None] | None = None
     ) -> Process:
-        """Hand over `plan`; returns once its program has been started. It stands by no more, whatever happens.
+        """Hand over `plan` with its descriptors; returns once its program has been started. It stands by no more.
 
-        With a StartPlan, the program runs only when `permission` has been awaited; all before it is done meanwhile. `status` is
-        the plan's status pipe, whose writing end is in `table` and is closed here once it has been sent.
-        Raises SandboxFailed with the step that failed.
+        With a StartPlan, the program runs only when `permission` has been awaited; all before it is done meanwhile.
+        Raises SandboxFailed with the step that failed, SpawnerDied if it was killed before its program ran.
         """
+        status = Pipe()
         try:
             await self.ready()
-            await send_plan(self._plans, plan, table.fds)
+            sent = [*fds, status.write]
+            await send_plan(self._plans, plan._replace(status=len(sent)), sent)
             status.close_write()  # or its end would never come
             if permission is not None:
                 await permission
                 with contextlib.suppress(ConnectionError):  # it has failed, and told why
                     self._plans.send(GO)
             async with _in_time(f"{plan.argv[0]} to be started"):
-                failure = await streams.read_all(status.read)
-            if failure:
+                told = await streams.read_all(status.read)
+            if told != EXEC:
                 await self.process.wait()
-                raise _explain(f"cannot start {plan.argv[0]} in a sandbox", failure)
+                raise _explain(f"cannot start {plan.argv[0]} in a sandbox", told.removeprefix(EXEC))
         except BaseException:
             self.process.abandon()
             raise
         finally:
+            status.close()
             self._hang_up()
         return self.process
 
@@ -124,7 +126,7 @@ async def _in_time(what: str) -> AsyncIterator[None]:
 
 def _explain(what: str, failure: bytes) -> SandboxFailed:
     if not failure:
-        return SpawnerDied(f"{what}: its first process was killed", "try again")
+        return SpawnerDied(f"{what}: its process was killed", "try again")
     try:
         told = json.loads(failure)
         text = f"{what}: could not {told['step']}: {told['message']}"

@@ -62,6 +62,7 @@ def stand_by_to_start(plans: socket.socket, proc: int, uid_base: int) -> NoRetur
         _become(plan, fds, step, streams)
         if plans.recv(len(messages.GO)) != messages.GO:
             os._exit(0)
+        os.write(fds[plan.status], messages.EXEC)
         os.execve(fds[plan.init], ["init", "--", *plan.argv], plan.env)
     os._exit(127)
 
@@ -81,6 +82,7 @@ def stand_by_to_join(plans: socket.socket, proc: int, pidfd: int) -> NoReturn:
         credentials.enter_user_namespace(fds[plan.userns])
         step.name = "open a terminal"
         _become(plan, fds, step, _streams(plan, fds))
+        os.write(fds[plan.status], messages.EXEC)
         _execute(plan)
     os._exit(127)
 

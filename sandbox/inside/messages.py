@@ -14,6 +14,7 @@ import socket
 from sandbox.inside.plan import JoinPlan, Plan, decode, encode
 
 READY = b"ready"  # of a process that stands by, before its plan
+EXEC = b"+"  # on the status pipe: exec comes next. A failure may follow; without it, the process was killed before
 GO = b"go"  # to a sandbox's pid 1, after its plan: nothing of the tenant runs before
 _MAX_FDS = 253  # SCM_MAX_FD of the kernel
 
@@ -37,7 +38,7 @@ def read_plan(fds: list[int]) -> Plan:
 def rehearse() -> None:
     """Read a plan of no meaning: the memory that this takes is shared with the parent until it is written to, which is now."""
     fd = os.memfd_create("rehearsal", os.MFD_CLOEXEC)
-    os.write(fd, encode(JoinPlan("", 0, (0, 0), 0, ("",), {"": ""}, "")))
+    os.write(fd, encode(JoinPlan("", 0, (0, 0), ("",), {"": ""}, "")))
     read_plan([fd])
     os.close(fd)
 

@@ -26,10 +26,10 @@ class StartPlan(NamedTuple):
     stdin: int
     stdout: int
     stderr: int
-    status: int
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: str
+    status: int = 0
     files: dict[str, int] = {}  # noqa: RUF012 - nobody writes to a plan
     binds: dict[str, int] = {}  # noqa: RUF012 - nobody writes to a plan
 
@@ -43,10 +43,10 @@ class JoinPlan(NamedTuple):
     id: str
     userns: int
     seccomp: tuple[int, ...]
-    status: int
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: str
+    status: int = 0
     stdin: int | None = None
     stdout: int | None = None
     stderr: int | None = None

@@ -196,7 +196,8 @@ def test_daemon_spawner_and_keepers_killed_at_once(victim: Victim) -> None:
     task = tasks.submit(victim.daemon, *sh("(sleep 617.5 &) ; echo at-work; sleep 617.25"), image="tiny")
     tasks.wait_for_output(victim.daemon, task, b"at-work")
     everybody = [victim.daemon.pid, *tasks.descendants(victim.daemon.pid)]
-    helpers = [pid for pid in everybody if b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    titles = (b"python", b"hutch-keeper", b"hutch-standby")
+    helpers = [pid for pid in everybody if any(t in Path(f"/proc/{pid}/cmdline").read_bytes() for t in titles)]
     assert len(helpers) > 5
     for pid in helpers:
         os.kill(pid, signal.SIGKILL)

@@ -74,7 +74,9 @@ class Victim:
             assert time.monotonic() < deadline, "neither did the daemon die nor the task end"
             try:
                 if not any(task["state"] in ("queued", "running") for task in self.daemon.client.tasks()):
-                    time.sleep(0.3)  # the last steps come after the end is stored
+                    time.sleep(
+                        1
+                    )  # the last steps come after the end is stored, those of a lease when the pool is filled again
                     return self.daemon.process.poll() is not None
             except HutchError:
                 continue
@@ -123,7 +125,8 @@ class Victim:
         before = leaks.look(self.daemon.pid)
         yield
         if self.daemon.process is not None:
-            assert leaks.settled_difference(before, self.daemon.pid) == [], self.daemon.log[-3000:]
+            left = leaks.settled_difference(before, self.daemon.pid)
+            assert left == [], "\n".join([*left, self.daemon.log[-3000:]])
         else:
             self.nothing_is_left(before)
 
