@@ -88,21 +88,19 @@ class Process:
 
 async def send_plan(connection: socket.socket, plan: Plan, fds: list[int]) -> None:
     """Send a plan with its descriptors. Raises SpawnerDied when nobody is there to take it."""
-    carrier = os.memfd_create("plan", os.MFD_CLOEXEC)
     try:
-        os.write(carrier, encode(plan))
-        while True:
-            try:
-                socket.send_fds(connection, [b"p"], [carrier, *fds])
-                return
-            except BlockingIOError:
-                await streams.writable(connection.fileno())
+        with open(os.memfd_create("plan", os.MFD_CLOEXEC), "wb", buffering=0) as carrier:
+            carrier.write(encode(plan))
+            while True:
+                try:
+                    socket.send_fds(connection, [b"p"], [carrier.fileno(), *fds])
+                    return
+                except BlockingIOError:
+                    await streams.writable(connection.fileno())
     except (BrokenPipeError, ConnectionResetError) as error:
         raise SpawnerDied("cannot reach the spawner: it has just ended", "try again") from error
     except OSError as error:
         raise SandboxFailed(f"cannot reach the spawner: {error}", "try again") from error
-    finally:
-        os.close(carrier)
 
 
 class Channel:

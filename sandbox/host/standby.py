@@ -45,7 +45,7 @@ class Standby:
             return
         async with _in_time("a process to stand by"):
             said = await self._hear()
-            await self.process.started
+            await asyncio.shield(self.process.started)
         if said != READY:
             self.close()
             raise _explain("cannot prepare a sandbox", said)
@@ -68,18 +68,9 @@ class Standby:
         With a StartPlan, the program runs only when `permission` has been awaited; all before it is done meanwhile.
         Raises SandboxFailed with the step that failed, SpawnerDied if it was killed before its program ran.
         """
-        status = Pipe()
         try:
-            await self.ready()
-            sent = [*fds, status.write]
-            await send_plan(self._plans, plan._replace(status=len(sent)), sent)
-            status.close_write()  # or its end would never come
-            if permission is not None:
-                await permission
-                with contextlib.suppress(ConnectionError):  # it has failed, and told why
-                    self._plans.send(GO)
-            async with _in_time(f"{plan.argv[0]} to be started"):
-                told = await streams.read_all(status.read)
+            with contextlib.closing(Pipe()) as status:
+                told = await self._hand_over(plan, fds, status, permission)
             if told != EXEC:
                 await self.process.wait()
                 raise _explain(f"cannot start {plan.argv[0]} in a sandbox", told.removeprefix(EXEC))
@@ -87,9 +78,25 @@ class Standby:
             self.process.abandon()
             raise
         finally:
-            status.close()
             self._hang_up()
         return self.process
+
+    async def _hand_over(
+        self, plan: StartPlan | JoinPlan, fds: list[int], status: Pipe, permission: Awaitable[None] | None
+    ) -> bytes:
+        await self.ready()
+        sent = [*fds, status.write]
+        await send_plan(self._plans, plan._replace(status=len(sent)), sent)
+        status.close_write()  # or its end would never come
+        if permission is not None:
+            await permission
+            if not self.process.alive:
+                self._hang_up()  # nobody watches what has lost its keeper: without a 'go' it ends
+            else:
+                with contextlib.suppress(ConnectionError):  # it has failed, and told why
+                    self._plans.send(GO)
+        async with _in_time(f"{plan.argv[0]} to be started"):
+            return await streams.read_all(status.read)
 
     def _hang_up(self) -> None:
         self._plans.close()

@@ -62,6 +62,7 @@ def enter_user_namespace(userns: int) -> None:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     os.setgroups([])
+    hide()  # a change of ids sets what fs.suid_dumpable says
 
 
 def drop_privileges(filters: list[bytes]) -> None:

@@ -136,7 +136,12 @@ class Spawner:
         finally:
             os.setns(self._own_pid_namespace, os.CLONE_NEWPID)
         plans.close()
-        pidfd = self._watch(identity, pid)
+        try:
+            pidfd = self._watch(identity, pid)
+        except OSError:  # whom nobody watches must not run
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self._answer({"started": identity, "pid": pid}, pidfd)
         return pidfd
 
