@@ -95,7 +95,9 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if folder_of(request.node) not in AS_ROOT:
         yield
         return
-    daemon: Daemon | None = request.getfixturevalue("daemon") if "daemon" in request.fixturenames else None
+    # The daemon whose pool of leases may be filled again at any time.
+    name = next((name for name in ("daemon", "other_daemon") if name in request.fixturenames), None)
+    daemon: Daemon | None = request.getfixturevalue(name) if name else None
     before = leaks.look(daemon.pid if daemon else None)
     yield
     left = leaks.settled_difference(before, daemon.pid if daemon and daemon.process else None)

@@ -156,7 +156,7 @@ class Sandbox:
 
     async def _standing_by(self) -> Standby | None:
         waiting, self._next = self._next, None
-        with contextlib.suppress(HostError):  # the sandbox had all its processes at that time
+        with contextlib.suppress(HostError, OSError):  # the sandbox had all its processes at that time, or we all descriptors
             return await waiting if waiting else None
         return None
 
@@ -169,7 +169,7 @@ class Sandbox:
         waiting, self._next = self._next, None
         if waiting is not None:
             waiting.cancel()
-            with contextlib.suppress(HostError, asyncio.CancelledError):
+            with contextlib.suppress(HostError, OSError, asyncio.CancelledError):
                 (await waiting).close()
 
 

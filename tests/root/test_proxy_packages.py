@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.filter_lab import Lab, lab
+from tests.support.tasks import wait_for
 
 # Each fetches something small and fresh, into the working directory.
 COMMANDS = {
@@ -61,7 +62,7 @@ def test_packages(net: Lab, tool: str, tmp_path: Path) -> None:
     net.policy("unrestricted")
     spliced = fetch(net, tool, tmp_path / "unrestricted")
     assert spliced.returncode == 0, spliced.stderr
-    needed = names(net)
+    needed = wait_for(lambda: names(net), "the records of its connections", 20)  # they come when a connection ends
     assert needed
     net.policy("limited", *needed)
     inspected = fetch(net, tool, tmp_path / "limited")
