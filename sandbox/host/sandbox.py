@@ -156,7 +156,9 @@ class Sandbox:
 
     async def _standing_by(self) -> Standby | None:
         waiting, self._next = self._next, None
-        with contextlib.suppress(HostError, OSError):  # the sandbox had all its processes at that time, or we all descriptors
+        with contextlib.suppress(
+            HostError, OSError
+        ):  # the sandbox had all its processes at that time, or we all descriptors
             return await waiting if waiting else None
         return None
 
