@@ -125,7 +125,6 @@ class PhaseContext:
         self._journal.phase_started(name)
         started, code = time.monotonic(), _KILLED
         spec = SandboxSpec(
-            id=f"{self._task.id}-{len(self.phases)}",
             layers=tuple(self._layers),
             writable=writable,
             argv=tuple(argv),

@@ -43,7 +43,6 @@ class SandboxSpec:
     `policy` is the filter's; `files` and `binds` appear below /run/hutch, read-only. Limits: bytes, cores, processes.
     """
 
-    id: str
     layers: tuple[Path, ...]
     writable: Path
     argv: tuple[str, ...]
@@ -73,7 +72,7 @@ class Sandbox:
         self.spec = spec
         self.lease = lease
         self.process = process
-        self._joined = 0
+        self._ending = False
         self._next: asyncio.Task[Standby] | None = None
 
     async def wait(self) -> int:
@@ -118,19 +117,14 @@ class Sandbox:
                 table, plan = self._join_plan(command)
                 plan = plan._replace(terminal=table.add(theirs.fileno()), rows=rows, columns=columns)
                 process = await self._spawn(stack, plan, table)
-            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
-            if not fds:
-                raise HostError("cannot open a terminal: the command ended before it had one", "try again")
-            stack.callback(os.close, fds[0])
-            os.set_inheritable(fds[0], False)
+            master = _last_master(ours)
+            stack.callback(os.close, master)
             # One descriptor to read and one to write: each is watched by the event loop on its own.
-            yield Joined(process, [_pump(stack, os.dup(fds[0]), "stdout", sink)], fds[0], lambda: None)
+            yield Joined(process, [_pump(stack, os.dup(master), "stdout", sink)], master, lambda: None)
 
     def _join_plan(self, command: Command) -> tuple[FdTable, JoinPlan]:
-        self._joined += 1
         table = FdTable()
         plan = JoinPlan(
-            id=f"{self.spec.id}.{self._joined}",
             userns=table.add(self.lease.userns),
             seccomp=tuple(table.add(fd) for fd in self._factory.seccomp),
             argv=command.argv,
@@ -143,7 +137,7 @@ class Sandbox:
         process = await self._become(plan, table.fds)
         stack.push_async_callback(_end, process)
         # Who joins once joins again: the next command finds its process in place.
-        if self._next is None and self.process.alive:
+        if self._next is None and not self._ending:
             self._next = asyncio.create_task(self._prepare_next(process))
         return process
 
@@ -156,9 +150,8 @@ class Sandbox:
 
     async def _standing_by(self) -> Standby | None:
         waiting, self._next = self._next, None
-        with contextlib.suppress(
-            HostError, OSError
-        ):  # the sandbox had all its processes at that time, or we all descriptors
+        # When it was forked, the sandbox may have had all its processes, or the daemon all its descriptors.
+        with contextlib.suppress(HostError, OSError):
             return await waiting if waiting else None
         return None
 
@@ -167,12 +160,14 @@ class Sandbox:
         return await stand_by(self.lease.keeper)
 
     async def dismiss(self) -> None:
-        """End the process that stands by for the next command."""
+        """End the process that stands by for the next command, and prepare no other."""
+        self._ending = True
         waiting, self._next = self._next, None
         if waiting is not None:
             waiting.cancel()
-            with contextlib.suppress(HostError, OSError, asyncio.CancelledError):
-                (await waiting).close()
+            await asyncio.wait([waiting])
+            if not waiting.cancelled() and waiting.exception() is None:
+                waiting.result().close()
 
 
 @dataclass(frozen=True)
@@ -236,7 +231,6 @@ class Sandboxes:
         stdin = _pipe(stack, lease.uid_base)
         stdin.close_write()  # the command reads an end of file, not the daemon's input
         plan = StartPlan(
-            id=spec.id,
             layers=tuple(tree(layer, syscalls.MOUNT_ATTR_RDONLY) for layer in spec.layers),
             writable=tree(spec.writable, 0),
             userns=table.add(lease.userns),
@@ -252,6 +246,21 @@ class Sandboxes:
             binds={name: tree(path, _BIND) for name, path in spec.binds.items()},
         )
         return table, plan
+
+
+def _last_master(connection: socket.socket) -> int:
+    """The terminal's master that came over `connection`; the last one, since a process that was killed may have sent another."""
+    connection.setblocking(False)
+    masters: list[int] = []
+    with contextlib.suppress(BlockingIOError):
+        while received := socket.recv_fds(connection, 1, 1)[1]:
+            masters += received
+    for master in masters[:-1]:
+        os.close(master)
+    if not masters:
+        raise HostError("cannot open a terminal: the command ended before it had one", "try again")
+    os.set_inheritable(masters[-1], False)
+    return masters[-1]
 
 
 def exit_code(status: int) -> int:

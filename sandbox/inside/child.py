@@ -51,8 +51,8 @@ def stand_by_to_start(plans: socket.socket, proc: int, uid_base: int) -> NoRetur
         credentials.act_on_files_as(uid_base)
         prepared = mounts.prepare(uid_base)
         fds = _wait_for_plan(plans)
-    plan = messages.read_plan(fds)
-    assert isinstance(plan, StartPlan)
+        plan = messages.read_plan(fds)
+        assert isinstance(plan, StartPlan)
     with _telling(fds[plan.status], step):
         step.name = "mount the root file system"
         mounts.enter_root(plan, prepared, fds)
@@ -75,8 +75,8 @@ def stand_by_to_join(plans: socket.socket, proc: int, pidfd: int) -> NoReturn:
         step.name = "enter the namespaces"
         os.setns(pidfd, _JOINED)
         fds = _wait_for_plan(plans)
-    plan = messages.read_plan(fds)
-    assert isinstance(plan, JoinPlan)
+        plan = messages.read_plan(fds)
+        assert isinstance(plan, JoinPlan)
     with _telling(fds[plan.status], step):
         step.name = "drop privileges"
         credentials.enter_user_namespace(fds[plan.userns])
@@ -107,8 +107,10 @@ def _prepare(proc: int) -> None:
     credentials.limit_resources()
     os.setsid()
     os.umask(0)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)  # what Python and the spawner ignore would stay ignored after exec
+    # What Python, the spawner or whoever started the daemon ignores or blocks would stay so after exec.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _wait_for_plan(plans: socket.socket) -> list[int]:
@@ -168,10 +170,16 @@ def _become(plan: StartPlan | JoinPlan, fds: list[int], step: _Step, streams: tu
 
 
 def _execute(plan: JoinPlan) -> None:
-    """Run a program, looked up in the tenant's PATH as a shell does; where there is none, a shell says so, or runs the script."""
+    """Run a program, looked up in the tenant's PATH as a shell does; what can't be run is left to a shell: it says why not, or
+    runs the script.
+    """
     name = plan.argv[0]
     path = plan.env.get("PATH", _DEFAULT_PATH).split(":")
     for candidate in [name] if "/" in name else [f"{directory or '.'}/{name}" for directory in path]:
-        with contextlib.suppress(OSError):
+        try:
             os.execve(candidate, list(plan.argv), plan.env)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        except OSError:
+            break
     os.execve("/bin/sh", ["/bin/sh", "-c", 'exec "$@"', "hutch", *plan.argv], plan.env)

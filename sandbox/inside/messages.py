@@ -38,7 +38,7 @@ def read_plan(fds: list[int]) -> Plan:
 def rehearse() -> None:
     """Read a plan of no meaning: the memory that this takes is shared with the parent until it is written to, which is now."""
     fd = os.memfd_create("rehearsal", os.MFD_CLOEXEC)
-    os.write(fd, encode(JoinPlan("", 0, (0, 0), ("",), {"": ""}, "")))
+    os.write(fd, encode(JoinPlan(0, (0, 0), ("",), {"": ""}, "")))
     read_plan([fd])
     os.close(fd)
 

@@ -17,7 +17,6 @@ class StartPlan(NamedTuple):
     `work`. `files` maps names below /run/hutch to descriptor indexes of their content, `binds` paths there to those of mounts.
     """
 
-    id: str
     layers: tuple[int, ...]
     writable: int
     userns: int
@@ -29,9 +28,9 @@ class StartPlan(NamedTuple):
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: str
+    files: dict[str, int]
+    binds: dict[str, int]
     status: int = 0
-    files: dict[str, int] = {}  # noqa: RUF012 - nobody writes to a plan
-    binds: dict[str, int] = {}  # noqa: RUF012 - nobody writes to a plan
 
 
 class JoinPlan(NamedTuple):
@@ -40,7 +39,6 @@ class JoinPlan(NamedTuple):
     stderr are then unused.
     """
 
-    id: str
     userns: int
     seccomp: tuple[int, ...]
     argv: tuple[str, ...]

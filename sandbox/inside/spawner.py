@@ -131,8 +131,11 @@ class Spawner:
         try:
             pid = os.fork()
             if pid == 0:
-                self._channel.close()
-                become()
+                try:
+                    self._channel.close()
+                    become()
+                finally:
+                    os._exit(127)  # or it would go on as another keeper
         finally:
             os.setns(self._own_pid_namespace, os.CLONE_NEWPID)
         plans.close()

@@ -70,10 +70,38 @@ def test_a_program_is_found_in_path_as_a_shell_does(daemon: Daemon, busy: str) -
     make = """mkdir -p /tmp/one /tmp/two; printf 'echo a script without its first line\\n' >/tmp/two/tool; chmod 755 /tmp/two/tool
         printf x >/tmp/one/tool"""
     assert tasks.execute(daemon, busy, *sh(make)).code == 0
-    env = {"PATH": "/nowhere:/tmp/one:/tmp/two:/usr/bin:/bin"}
+    # The shell runs the first that may be run, though a later one is no script.
+    assert tasks.execute(daemon, busy, *sh("mkdir /tmp/three; cp /bin/true /tmp/three/tool")).code == 0
+    env = {"PATH": "/nowhere:/tmp/one:/tmp/two:/tmp/three:/usr/bin:/bin"}
     assert tasks.execute(daemon, busy, "tool", env=env).text == "a script without its first line"
     for missing in ("no-such-program", "/no/such/program"):
         done = tasks.execute(daemon, busy, missing)
         assert done.code == 127
         assert b"not found" in done.stderr
     assert tasks.execute(daemon, busy, "/tmp/one/tool").code == 126
+
+
+def test_commands_start_with_no_signal_ignored_or_blocked(daemon: Daemon) -> None:
+    """Whatever the daemon was started with: `hutch serve &` in a script ignores SIGINT and SIGQUIT."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGQUIT, signal.SIGUSR1)}
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    try:
+        daemon.restart()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    with tasks.running(daemon) as task:
+        for _ in range(2):  # forked for it, and standing by before
+            assert hindered(tasks.execute(daemon, task, "cat", "/proc/self/status").text) == set()
+    done = tasks.run(daemon, "cat", "/proc/self/status")
+    # The static init itself ignores the stop signals of terminals, and its child inherits it.
+    assert hindered(tasks.output(daemon, done["id"]).decode()) <= {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    daemon.restart()
+
+
+def hindered(status: str) -> set[int]:
+    """The signals that /proc/self/status tells as ignored or blocked, but for the C library's own two (32, 33)."""
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    mask = int(fields["SigIgn"], 16) | int(fields["SigBlk"], 16)
+    return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}

@@ -12,9 +12,9 @@ import pytest
 from sandbox.inside import messages
 from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, Plan, StandbyPlan, StartPlan, decode, encode
 
-JOIN = JoinPlan("1", 1, (2, 3), ("sh", "-c", "é\n"), {"A": "b=c", "EMPTY": ""}, "/", terminal=5, rows=50)
+JOIN = JoinPlan(1, (2, 3), ("sh", "-c", "é\n"), {"A": "b=c", "EMPTY": ""}, "/", terminal=5, rows=50)
 PLANS: tuple[Plan, ...] = (
-    StartPlan("1", (1, 2), 3, 4, 5, (6, 7), 8, 9, 10, ("/bin/true",), {}, "/", 11, {"setup.sh": 12}, {"git/objects": 13}),
+    StartPlan((1, 2), 3, 4, 5, (6, 7), 8, 9, 10, ("/bin/true",), {}, "/", {"setup.sh": 12}, {"git/objects": 13}, 11),
     JOIN,
     StandbyPlan("1", 1),
     LeasePlan(1 << 30, 1, 2, "first", 3, (4, 5)),
