@@ -1,12 +1,7 @@
 """The Python SDK: every call of the daemon's API as a method of Client. The command line uses nothing else.
 
 It must not print, exit, import anything slow (a `hutch exec` has 100 ms for everything) or know anything but the API.
-
-    HutchError                 message + remedy; str() is both, one sentence each
-    ├── DaemonUnreachable      nobody listens on the socket, or this user may not talk to it
-    ├── ConnectionLost         the daemon went away, or spoke nonsense, in the middle of an answer
-    ├── ApiError               the daemon refused; .status is the HTTP status (404 unknown, 409 not in this state, ...)
-    └── JobFailed              a build or an import began and failed
+Its errors are drawn as a tree in sandbox/failures.py.
 
 What the API sends is JSON and stays plain dicts, described by the TypedDicts of sandbox/shapes.py.
 """
@@ -17,42 +12,18 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from sandbox import failures
+from sandbox.failures import ANSWER_SECONDS, ApiError, ConnectionLost, DaemonUnreachable, HutchError, JobFailed
 from sandbox.wire import Exchange, quote
 
 if TYPE_CHECKING:  # making the TypedDicts takes 2 ms, which no call needs
     from sandbox.shapes import Collected, Image, Task, TaskSpec
 
+__all__ = [
+    "DEFAULT_SOCKET", "ApiError", "Client", "ConnectionLost", "DaemonUnreachable", "HutchError", "JobFailed", "Stream",
+]  # fmt: skip
+
 DEFAULT_SOCKET = "/run/hutch/hutch.sock"
-ANSWER_SECONDS = 60.0  # for calls that answer from the journal; streams and gc may take as long as they take
-
-
-class HutchError(Exception):
-    """Something failed. `message` says what, on what and why; `remedy` says what to do now, or is empty."""
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(f"{message} ({remedy})" if remedy else message)
-        self.message = message
-        self.remedy = remedy
-
-
-class DaemonUnreachable(HutchError):
-    """Nobody listens on the socket, or this user may not talk to it."""
-
-
-class ConnectionLost(HutchError):
-    """The daemon went away in the middle of an answer."""
-
-
-class ApiError(HutchError):
-    """The daemon answered, and refused. `status` is the HTTP status."""
-
-    def __init__(self, status: int, message: str, remedy: str = "") -> None:
-        super().__init__(message, remedy)
-        self.status = status
-
-
-class JobFailed(HutchError):
-    """An image build or import began and failed."""
 
 
 class Stream:
@@ -84,7 +55,7 @@ class Stream:
             except StopIteration:
                 return
             except (OSError, EOFError, ValueError) as error:
-                raise _lost(self._path, error) from error
+                raise failures.lost(self._path, error) from error
             yield piece
 
     def read(self) -> bytes:
@@ -105,9 +76,9 @@ class Stream:
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise _lost(self._path, error) from error
+            raise failures.lost(self._path, error) from error
         if not isinstance(value, dict):
-            raise _lost(self._path, ValueError("a line of the answer is no JSON object"))
+            raise failures.lost(self._path, ValueError("a line of the answer is no JSON object"))
         return value
 
 
@@ -223,11 +194,11 @@ class Client:
         with self._stream(method, target, body, headers, timeout=None) as stream:
             for line in stream:
                 if "error" in line:
-                    raise JobFailed(*_error_text(line))
+                    raise JobFailed(*failures.error_text(line))
                 yield line
                 if "result" in line:
                     return
-        raise _lost(self.socket, EOFError("the job's answer has no result"))
+        raise failures.lost(self.socket, EOFError("the job's answer has no result"))
 
     def _stream(
         self,
@@ -244,17 +215,17 @@ class Client:
         try:
             exchange = Exchange(self.socket, timeout)
         except OSError as error:
-            raise _unreachable(self.socket, error) from error
+            raise failures.unreachable(self.socket, error) from error
         try:
             exchange.send(method, target, headers, body if body is not None else b"")
         except BaseException as error:
             exchange.close()
             if isinstance(error, OSError | EOFError | ValueError):
-                raise _lost(self.socket, error) from error
+                raise failures.lost(self.socket, error) from error
             raise
         stream = Stream(exchange, self.socket)
         if exchange.status >= 400:
-            raise _refused(exchange.status, stream.read())
+            raise failures.refused(exchange.status, stream.read())
         return stream
 
 
@@ -268,47 +239,3 @@ def _segment(name: str) -> str:
 def _header(text: str) -> str:
     """A header's value: what is not printable ASCII is replaced, so that no file name can end the line."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)
-
-
-def _unreachable(path: str, error: OSError) -> DaemonUnreachable:
-    """Why nothing answers behind the socket, and what to do about it."""
-    if isinstance(error, PermissionError):
-        return DaemonUnreachable(
-            f"no permission to use {path}", "run as root, or as a user who may write to that socket"
-        )
-    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-        return DaemonUnreachable(f"the daemon is not running: nothing listens on {path}", "start it: hutch serve")
-    reason = error.strerror or str(error)
-    return DaemonUnreachable(f"cannot connect to {path}: {reason}", "is HUTCH_SOCKET the path of the daemon's socket?")
-
-
-def _lost(path: str, error: Exception) -> ConnectionLost:
-    """The connection broke, timed out or carried nonsense."""
-    if isinstance(error, TimeoutError):
-        return ConnectionLost(
-            f"the daemon at {path} did not answer within {ANSWER_SECONDS:.0f} s", "look at the daemon's log"
-        )
-    if isinstance(error, ValueError):
-        return ConnectionLost(f"what answers at {path} is no Hutch daemon: {error}", "is HUTCH_SOCKET right?")
-    return ConnectionLost(
-        f"the daemon at {path} went away in the middle of an answer", "look at the daemon's log and start it again"
-    )
-
-
-def _error_text(body: Any) -> tuple[str, str]:
-    """Message and remedy of an {"error": {…}} object; empty strings where it is none."""
-    error = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(error, dict):
-        return "", ""
-    return str(error.get("message") or ""), str(error.get("remedy") or "")
-
-
-def _refused(status: int, body: bytes) -> ApiError:
-    """The daemon's own words where it has some, else the status."""
-    try:
-        message, remedy = _error_text(json.loads(body))
-    except ValueError:
-        message = remedy = ""
-    if message:
-        return ApiError(status, message, remedy)
-    return ApiError(status, f"the daemon failed to answer (HTTP status {status})", "look at the daemon's log")
