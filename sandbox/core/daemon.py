@@ -28,7 +28,8 @@ import uvloop
 from proxy import trust
 from rootfs.store import Store as LayerStore
 from rootfs.tree import remove_tree
-from sandbox.api.app import Services, make_app
+from sandbox.api.app import make_app
+from sandbox.api.services import Services
 from sandbox.core import phases
 from sandbox.core.errors import TaskError
 from sandbox.core.execs import Execs

@@ -1,0 +1,85 @@
+"""The API's images: list, show, remove, build, import."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from rootfs.image import check_name
+from sandbox.api.requests import BuildRequest
+from sandbox.api.services import NDJSON, Services, encoded
+from sandbox.core.relay import Relays
+from sandbox.host import jobs
+from sandbox.host.errors import HostError
+
+_IMAGE_TIMEOUT: Final = 6 * 3600.0
+
+
+def add_routes(app: FastAPI, services: Services) -> None:
+    """Put the images' routes into the application."""
+    runtime = services.runtime
+
+    @app.get("/images")
+    async def list_images() -> Response:
+        """All images."""
+        return JSONResponse({"images": [image.to_dict() for image in runtime.layers.list_images()]})
+
+    @app.get("/images/{name}")
+    async def show_image(name: str) -> Response:
+        """One image's record."""
+        return JSONResponse(runtime.layers.load(name).to_dict())
+
+    @app.delete("/images/{name}", status_code=204)
+    async def remove_image(name: str) -> Response:
+        """Forget an image; its layers go with the next collection."""
+        runtime.layers.remove(name)
+        return Response(status_code=204)
+
+    @app.post("/images/build")
+    async def build_image(body: BuildRequest) -> Response:
+        """Build an image from a recipe; a stream of progress lines that ends in the image's record."""
+        check_name(body.name)
+        job = {"state": str(runtime.state), "recipe": body.recipe, "name": body.name}
+        return _job(services.relays, "rootfs.build_job", job)
+
+    @app.put("/images/{name}")
+    async def import_image(name: str, request: Request) -> Response:
+        """Import the archive in the request's body; a stream of progress lines that ends in the image's record."""
+        check_name(name)
+        stack = contextlib.ExitStack()
+        try:
+            archive = stack.enter_context(runtime.layers.new_staging()) / "archive"
+            with archive.open("wb") as file:
+                async for piece in request.stream():
+                    await asyncio.to_thread(file.write, piece)
+        except OSError as error:
+            stack.close()
+            raise HostError(f"cannot store the archive: {error.strerror}", "free some space (hutch gc)") from error
+        except BaseException:
+            stack.close()
+            raise
+        source = request.headers.get("x-hutch-source", "an archive")
+        job = {"state": str(runtime.state), "archive": str(archive), "name": name, "source": source}
+        return _job(services.relays, "rootfs.import_job", job, stack)
+
+
+def _job(
+    relays: Relays, module: str, request: Mapping[str, Any], stack: contextlib.ExitStack | None = None
+) -> StreamingResponse:
+    """Stream a job's lines; a failure is the last of them. `stack` is closed at the job's end."""
+
+    async def told() -> AsyncGenerator[dict[str, Any]]:
+        with stack or contextlib.ExitStack():
+            try:
+                async with contextlib.aclosing(jobs.lines(module, request, _IMAGE_TIMEOUT)) as messages:
+                    async for message in messages:
+                        yield message
+            except HostError as error:
+                yield {"error": {"message": error.message, "remedy": error.remedy}}
+
+    return StreamingResponse(encoded(relays.start(told())), media_type=NDJSON)

@@ -1,0 +1,39 @@
+"""What every handler may ask, and how it answers with a stream of lines. Not a place for logic."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sandbox.core.execs import Execs
+from sandbox.core.relay import Relays
+from sandbox.core.runtime import Runtime
+from sandbox.core.scheduler import Scheduler
+
+NDJSON: Final = "application/x-ndjson"
+
+
+@dataclass(frozen=True)
+class Services:
+    """What handlers may ask."""
+
+    runtime: Runtime
+    scheduler: Scheduler
+    execs: Execs
+    relays: Relays
+
+
+async def encoded(events: AsyncGenerator[dict[str, Any]], *first: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Each event as a line; `first` ones before the others."""
+    async with contextlib.aclosing(events):
+        for event in first:
+            yield _line(event)
+        async for event in events:
+            yield _line(event)
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"

@@ -1,0 +1,72 @@
+"""The API's tasks: create, list, show, follow, diff, cancel, remove."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+from sandbox.api.requests import TaskRequest
+from sandbox.api.services import NDJSON, Services
+from sandbox.core import errors, journal
+
+
+def add_routes(app: FastAPI, services: Services) -> None:
+    """Put the tasks' routes into the application."""
+    scheduler = services.scheduler
+
+    @app.post("/tasks", status_code=202)
+    async def create_task(body: TaskRequest) -> Response:
+        """Accept a task."""
+        spec = body.to_spec(services.runtime.default_limits)
+        await services.runtime.bases.get(spec.image)  # an unknown image is told here or never
+        return JSONResponse(scheduler.submit(spec).shown(), 202)
+
+    @app.get("/tasks")
+    async def list_tasks() -> Response:
+        """All tasks, newest first."""
+        return JSONResponse({"tasks": [task.shown() for task in services.runtime.store.list_tasks()]})
+
+    @app.get("/tasks/{task}")
+    async def show_task(task: str) -> Response:
+        """One task."""
+        return JSONResponse(scheduler.current(task).shown())
+
+    @app.get("/tasks/{task}/events")
+    async def events(task: str, follow: bool = False) -> Response:
+        """The task's journal from its beginning; with `follow`, until its end."""
+        found = scheduler.current(task)
+        run = scheduler.run_of(found.id) if follow else None
+        path = scheduler.directory(found.id) / "events.ndjson"
+
+        def end() -> dict[str, Any] | None:
+            with contextlib.suppress(errors.NotFound):  # removed meanwhile
+                ended = scheduler.current(found.id)
+                return None if ended.active else ended.shown()
+            return None
+
+        return StreamingResponse(journal.read_events(path, run.journal if run else None, end), media_type=NDJSON)
+
+    @app.get("/tasks/{task}/diff")
+    async def diff(task: str) -> Response:
+        """The task's diff, as `git apply` takes it."""
+        found = scheduler.current(task)
+        if found.active:
+            raise errors.Conflict(f"task {found.id} is {found.state}: it has no diff yet", "wait for its end")
+        path = scheduler.directory(found.id) / "diff.patch"
+        if not path.exists():
+            return Response(b"", media_type="text/x-diff")
+        return FileResponse(path, media_type="text/x-diff")
+
+    @app.post("/tasks/{task}/cancel", status_code=202)
+    async def cancel(task: str) -> Response:
+        """End a task."""
+        return JSONResponse(scheduler.cancel(task).shown(), 202)
+
+    @app.delete("/tasks/{task}", status_code=204)
+    async def remove_task(task: str) -> Response:
+        """Forget a task that has ended."""
+        await scheduler.remove(task)
+        return Response(status_code=204)
