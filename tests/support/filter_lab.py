@@ -308,11 +308,11 @@ HOSTS = f"""
 
 
 @contextlib.contextmanager
-def lab(sandboxes: int = 2) -> Iterator[Lab]:
+def lab(sandboxes: int = 2, servers: type[Upstream] = Upstream) -> Iterator[Lab]:
     # Not pytest's tmp_path: strangers can't enter that, and the filter is one.
     with tempfile.TemporaryDirectory(prefix="hutch-lab-") as name:
         directory = Path(name)
-        with Network(sandboxes) as network, Upstream(directory, (PUBLIC, PRIVATE)) as upstream:
+        with Network(sandboxes) as network, servers(directory, (PUBLIC, PRIVATE)) as upstream:
             laboratory = Lab(directory, network, upstream)
             try:
                 yield laboratory

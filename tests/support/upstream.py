@@ -143,7 +143,7 @@ class Upstream:
 
     def __init__(self, directory: Path, addresses: Sequence[str]) -> None:
         self.seen: list[Seen] = []
-        self.ca, context = _certificates(directory)
+        self.ca, context = certificates(directory)
         self._servers = []
         for address in addresses:
             for port in (80, 443, 8080, 8443):
@@ -169,7 +169,8 @@ class Upstream:
         self.seen.clear()
 
 
-def _certificates(directory: Path) -> tuple[bytes, ssl.SSLContext]:
+def certificates(directory: Path) -> tuple[bytes, ssl.SSLContext]:
+    """A new CA's certificate, in PEM, and what a server for all NAMES needs (also in the directory's server.pem)."""
     ca_pem = make_ca()
     ca = x509.load_pem_x509_certificate(ca_pem)
     ca_key = serialization.load_pem_private_key(ca_pem, None)
