@@ -21,14 +21,19 @@ def filter_command(
     arguments = ["--control", str(control), "--tcp", str(tcp), "--dns", str(dns)]
     if hosts is not None:
         arguments += ["--hosts", str(hosts)]
-    filter_ = [
+    return unprivileged_command("proxy", *arguments, uid=uid, gid=gid, python=python)
+
+
+def unprivileged_command(module: str, *arguments: str, uid: int, gid: int, python: str = sys.executable) -> list[str]:
+    """argv of a module of this package that runs with these ids and no privilege. To be run by root; raises LaunchError."""
+    command = [
         "setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs",
         "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--pdeathsig=KILL", "--",
-        python, "-I", "-m", "proxy", *arguments,
+        python, "-I", "-m", module, *arguments,
     ]  # fmt: skip
     if not (hidden := _hidden(needed_directories())):
-        return filter_
-    return ["unshare", "--mount", "--propagation=slave", "--", "/bin/sh", "-euc", _view(hidden), "sh", *filter_]
+        return command
+    return ["unshare", "--mount", "--propagation=slave", "--", "/bin/sh", "-euc", _view(hidden), "sh", *command]
 
 
 def needed_directories() -> list[Path]:

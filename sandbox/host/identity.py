@@ -37,6 +37,11 @@ class IdBlock:
         """The unprivileged host id that the filter runs as; no sandbox maps it."""
         return self.base(0) + 1
 
+    @property
+    def errand_uid(self) -> int:
+        """The unprivileged host id of jobs that talk to strangers. Not the filter's: a process may look into its equals."""
+        return self.base(0) + 2
+
     def release(self) -> None:
         """Give the block back."""
         os.close(self.lock)

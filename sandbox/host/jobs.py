@@ -11,14 +11,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final
 
+from proxy.launch import LaunchError, unprivileged_command
 from sandbox.host.errors import HostError
 
 _MAX_LINE: Final = 16 << 20
 _STDERR_TAIL: Final = 2000
 _GRACE: Final = 5.0
+_BARE: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
 # A job must not go on when its daemon was killed: the next one sweeps what it was writing to.
@@ -33,15 +35,18 @@ class JobDied(JobFailed):
     """The job said nothing: it was killed."""
 
 
-async def lines(module: str, request: Mapping[str, Any], timeout: float) -> AsyncGenerator[dict[str, Any]]:
+async def lines(
+    module: str, request: Mapping[str, Any], timeout: float, uid: int | None = None
+) -> AsyncGenerator[dict[str, Any]]:
     """Run `python -m module` with `request`; yield its lines as they come, the last one with `result`.
 
+    With `uid` it runs as that user, without any privilege, and knows nothing of the daemon's environment.
     Raises JobFailed with the job's own words, or when it takes longer than `timeout` seconds.
     """
     process = await asyncio.create_subprocess_exec(
-        *_WITH_DAEMON, sys.executable, "-I", "-m", module,
+        *_command(module, uid),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        limit=_MAX_LINE, start_new_session=True, cwd="/", env=_environment(),
+        limit=_MAX_LINE, start_new_session=True, cwd="/", env=_environment() if uid is None else _BARE,
     )  # fmt: skip
     assert process.stdin
     assert process.stdout
@@ -73,16 +78,25 @@ async def lines(module: str, request: Mapping[str, Any], timeout: float) -> Asyn
             await errors
 
 
-async def run(module: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+def _command(module: str, uid: int | None) -> Sequence[str]:
+    if uid is None:
+        return (*_WITH_DAEMON, sys.executable, "-I", "-m", module)
+    try:
+        return unprivileged_command(module, uid=uid, gid=uid)
+    except (OSError, LaunchError) as error:
+        raise JobFailed(f"cannot start the job {module}: {error}", "hutch doctor") from error
+
+
+async def run(module: str, request: Mapping[str, Any], timeout: float, uid: int | None = None) -> dict[str, Any]:
     """Run a job to its end, a second time if it was killed; returns its result."""
     with contextlib.suppress(JobDied):
-        return await _run(module, request, timeout)
-    return await _run(module, request, timeout)
+        return await _run(module, request, timeout, uid)
+    return await _run(module, request, timeout, uid)
 
 
-async def _run(module: str, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+async def _run(module: str, request: Mapping[str, Any], timeout: float, uid: int | None) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    async with contextlib.aclosing(lines(module, request, timeout)) as messages:
+    async with contextlib.aclosing(lines(module, request, timeout, uid)) as messages:
         async for message in messages:
             result = message.get("result", result)
     return result
