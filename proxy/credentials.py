@@ -1,4 +1,4 @@
-"""Brokered credentials: what a sandbox may use and never read. Which requests get one, and what stands for it inside.
+"""Brokered credentials: what a sandbox may use and never read. Inside, a placeholder stands for the value.
 
 Pure. The value leaves this process only towards the credential's own hosts, over TLS, in the places it was made for; it
 is in no repr, no error and no record. insertion.py puts it in, masking.py takes it out of what comes back.
@@ -6,9 +6,12 @@ is in no repr, no error and no record. insertion.py puts it in, masking.py takes
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
+from proxy.encodings import encoded, written
 from proxy.names import BadName, canonical
+from proxy.paths import oddity
 
 Place = Literal["header", "query", "body"]
 PLACES: frozenset[str] = frozenset(get_args(Place))
@@ -29,10 +32,17 @@ class BadCredential(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A host, exactly, and a path prefix; an empty path is all of it."""
+    """A host, exactly, and the beginning of a path, up to a slash; an empty path is all of it."""
 
     host: str
     path: str = ""
+
+    def covers(self, host: str, path: str) -> bool:
+        """Whether a request for `path` (without its query) of `host` is for this target."""
+        if self.host != host or not self.path:
+            return self.host == host
+        below = path == self.path or path.startswith(self.path.removesuffix("/") + "/")
+        return below and oddity(path) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +54,9 @@ class Header:
     after: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Credential:
-    """`placeholder` has the length of `value`, and differs from it only in letters and digits."""
+    """`placeholder` has the length of `value` and differs from it in nothing but letters and digits."""
 
     name: str
     placeholder: str
@@ -58,6 +68,20 @@ class Credential:
     def covers(self, host: str) -> bool:
         """Whether some path of this host (a canonical name) may get it."""
         return any(target.host == host for target in self.targets)
+
+    def is_for(self, host: str, path: str) -> bool:
+        """Whether a request for `path` (without its query) of `host` may get it."""
+        return any(target.covers(host, path) for target in self.targets)
+
+    @cached_property
+    def inserts(self) -> dict[bytes, bytes]:
+        """Every spelling of the placeholder in a request -> the value in the same spelling."""
+        return written(self.placeholder, self.value)
+
+    @cached_property
+    def masks(self) -> dict[bytes, bytes]:
+        """Every spelling of the value in a response -> what to show instead."""
+        return encoded(self.value, self.placeholder) | written(self.value, self.placeholder)
 
 
 def parse_credential(value: Any) -> Credential:
@@ -74,8 +98,8 @@ def parse_credential(value: Any) -> Credential:
     if not isinstance(placeholder, str) or not isinstance(secret, str):
         raise BadCredential(f"{name} needs a value and a placeholder, both text")
     check_value(secret)
-    if len(placeholder) != len(secret) or placeholder == secret or not _PRINTABLE.fullmatch(placeholder):
-        raise BadCredential(f"the placeholder of {name} is not of the same length as its value, and another text")
+    if not stands_for(placeholder, secret):
+        raise BadCredential(f"the placeholder of {name} does not have the length and shape of its value, or shows it")
     if header is not None and not isinstance(header, str):
         raise BadCredential(f"the header of {name} is no text")
     return Credential(
@@ -103,6 +127,15 @@ def check_value(value: str) -> None:
         raise BadCredential(
             f"a value with less than {LEAST_SECRET} letters and digits can't be brokered: only they differ"
         )
+
+
+def stands_for(placeholder: str, value: str) -> bool:
+    """Whether they have one length, the same characters but for letters and digits, and those differ widely."""
+    if len(placeholder) != len(value) or not (placeholder + value).isascii():
+        return False
+    pairs = [(a, b) for a, b in zip(placeholder, value, strict=True) if a.isalnum() or b.isalnum()]
+    others_stay = all(a == b or (a.isalnum() and b.isalnum()) for a, b in zip(placeholder, value, strict=True))
+    return others_stay and 2 * sum(a != b for a, b in pairs) >= LEAST_SECRET
 
 
 def parse_target(text: str) -> Target:

@@ -1,0 +1,59 @@
+"""Takes the values of brokered credentials out of what comes back, and asks servers for answers in which they can be found.
+
+Pure. It finds a value that is written as it is, escaped for a URL, JSON or HTML, in base64 or in hex. It doesn't find what a
+server has shortened, compressed, encrypted or otherwise transformed: whom a credential is for is trusted not to.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from proxy.credentials import Credential
+from proxy.replacing import Replacer
+
+type Fields = Sequence[tuple[bytes, bytes]]
+
+# Requests for a compressed answer, a difference, a part (whose border may lie in the value) or another character set.
+_HIDING = frozenset(
+    {b"accept-encoding", b"a-im", b"range", b"request-range", b"if-range", b"accept-charset", b"want-content-digest"}
+)
+
+
+class Masker(Replacer):
+    """Replaces values by their placeholders in one response: its fields, and its body in pieces."""
+
+    def __init__(self, credentials: Iterable[Credential]) -> None:
+        super().__init__({key: value for credential in credentials for key, value in credential.masks.items()})
+
+    def mask_fields(self, fields: Fields) -> list[tuple[bytes, bytes]]:
+        """The header or trailer fields without values."""
+        return [(self.whole(name), self.whole(value)) for name, value in fields]
+
+    def mask_text(self, text: str) -> str:
+        """A reason phrase, an error, a path in a record without values."""
+        return self.whole(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+
+def request_fields(fields: Fields) -> list[tuple[bytes, bytes]]:
+    """The fields of a request whose answer will be masked: it comes whole and as it is."""
+    kept = [(name, value) for name, value in fields if not _hides(name.lower(), value)]
+    return [*kept, (b"accept-encoding", b"identity")]
+
+
+def _hides(name: bytes, value: bytes) -> bool:
+    return name in _HIDING or (name == b"te" and value.strip().lower() != b"trailers")
+
+
+def refused_encoding(fields: Fields) -> bool:
+    """Whether an answer came compressed or in part all the same, so that nothing could be found in it."""
+    for name, value in fields:
+        match name.lower():
+            case b"content-encoding":
+                harmless = {b"", b"identity"}
+            case b"transfer-encoding":
+                harmless = {b"", b"identity", b"chunked"}
+            case b"content-range" | b"im":
+                harmless = set()
+            case _:
+                continue
+        if not {coding.strip().lower() for coding in value.split(b",")} <= harmless:
+            return True
+    return False
