@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 # 192.0.2/24, 198.51.100/24 and 203.0.113/24 are missing on purpose: labs and build farms use these documentation
 # ranges for stand-ins of public servers, and nothing private has its address there.
@@ -62,9 +63,16 @@ def _kind_of_special_v6(address: IPv6Address) -> str:
     return "private" if address in IPv6Network("fc00::/7") else "reserved"
 
 
-def permitted(answers: Iterable[str], own: Collection[Address], *, may_be_private: bool) -> list[Address]:
+def permitted(
+    answers: Iterable[str],
+    own: Collection[Address],
+    *,
+    may_be_private: bool,
+    private_networks: Collection[Network] = (),
+) -> list[Address]:
     """All answers as addresses, if every single one may be dialled; raises Refused otherwise.
 
+    `may_be_private` and `private_networks` are the administrator's leave, for the name and for single addresses.
     One bad answer spoils all: a name that resolves to a public and a private address is an attack or a mistake.
     """
     addresses = list(dict.fromkeys(ip_address(answer.partition("%")[0]) for answer in answers))
@@ -73,7 +81,7 @@ def permitted(answers: Iterable[str], own: Collection[Address], *, may_be_privat
     for address in addresses:
         what = kind(address)
         if what not in _NEVER:
-            if may_be_private:
+            if may_be_private or any(address in network for network in private_networks):
                 continue
             what = "one of this host's own addresses" if address in own else what
         if what is not None:

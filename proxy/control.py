@@ -1,9 +1,10 @@
-"""The control socket: the daemon says what holds for which sandbox, one JSON object on a line, and each is answered.
+"""A worker's control socket: the daemon says what holds for which sandbox, a JSON object on a line, each answered.
 
-    {"op": "hello"}  once, first: the CA, whom to trust, what may be private ──▶ serving starts
+    {"op": "hello"}  once, first: the CA, whom to trust, what may be private
     {"op": "set"}    a sandbox's policy, new or changed                        {"ack": seq} once it is in force,
-    {"op": "drop"}   a sandbox is gone                                         {"ack": seq, "error": …} if it isn't
-    end of file      the daemon is gone ──▶ the filter ends
+    {"op": "serve"}  once, when all policies have been told: accept            {"ack": seq, "error": …} if it isn't
+    {"op": "drop"}   a sandbox is gone
+    end of file      the daemon is gone ──▶ the worker ends
 
 An operation that can't be understood changes nothing. What it can do beyond that: nothing, no file, no program.
 """
@@ -14,11 +15,12 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
-from proxy.addresses import Address
-from proxy.policy import BadPolicy, Policy, parse, parse_domain
+from proxy.addresses import Address, Network
+from proxy.names import canonical
+from proxy.policy import BadPolicy, Policy, parse
 from proxy.records import Records
 from proxy.sandboxes import Sandboxes
 
@@ -33,10 +35,13 @@ class BadMessage(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class HelloMessage:
+    """`private`: names and networks that may be private. `names_key`: of the synthetic addresses."""
+
     ca_pem: str
     upstream_trust: str
-    private_names: tuple[str, ...]
+    private: tuple[str | Network, ...]
     host_addresses: tuple[Address, ...]
+    names_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,12 @@ class DropMessage:
     sandbox: str
 
 
-Message = HelloMessage | SetMessage | DropMessage
+@dataclass(frozen=True, slots=True)
+class ServeMessage:
+    pass
+
+
+Message = HelloMessage | SetMessage | DropMessage | ServeMessage
 
 
 def parse_message(value: dict[str, Any]) -> Message:
@@ -61,16 +71,27 @@ def parse_message(value: dict[str, Any]) -> Message:
                 return HelloMessage(
                     _text(value, "ca_pem"),
                     _text(value, "upstream_trust"),
-                    tuple(parse_domain(name) for name in _texts(value, "private_names")),
+                    tuple(private_place(text) for text in _texts(value, "private_names")),
                     tuple(ip_address(text.partition("%")[0]) for text in _texts(value, "host_addresses")),
+                    bytes.fromhex(_text(value, "names_key")),
                 )
             case {"op": "set"}:
                 return SetMessage(str(IPv4Address(_text(value, "sandbox"))), parse(value.get("policy")))
             case {"op": "drop"}:
                 return DropMessage(str(IPv4Address(_text(value, "sandbox"))))
+            case {"op": "serve"}:
+                return ServeMessage()
     except (BadPolicy, ValueError) as error:
         raise BadMessage(str(error)) from error
-    raise BadMessage(f"there is no operation {value.get('op')!r}, only hello, set and drop")
+    raise BadMessage(f"there is no operation {value.get('op')!r}, only hello, set, drop and serve")
+
+
+def private_place(text: str) -> str | Network:
+    """A name (and all below it) or a network that may be private; raises ValueError."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        return canonical(text)
 
 
 def _text(value: dict[str, Any], key: str) -> str:
@@ -87,11 +108,14 @@ def _texts(value: dict[str, Any], key: str) -> list[str]:
 
 
 class Control:
-    """Reads, applies and answers. `start_serving` is called once, with the hello, and may raise ValueError."""
+    """Reads, applies and answers. `configure` takes the hello, and returns what begins to serve; it may raise ValueError."""
 
-    def __init__(self, sandboxes: Sandboxes, records: Records, start_serving: Callable[[HelloMessage], None]) -> None:
-        self._sandboxes, self._records, self._start_serving = sandboxes, records, start_serving
-        self._greeted = False
+    def __init__(
+        self, sandboxes: Sandboxes, records: Records, configure: Callable[[HelloMessage], Callable[[], None]]
+    ) -> None:
+        self._sandboxes, self._records, self._configure = sandboxes, records, configure
+        self._serve: Callable[[], None] | None = None
+        self._serving = False
 
     async def run(self, control: socket.socket) -> None:
         """Until the daemon closes the socket."""
@@ -131,10 +155,14 @@ class Control:
     def _apply(self, message: Message) -> None:
         match message:
             case HelloMessage():
-                if self._greeted:
+                if self._serve is not None:
                     raise BadMessage("hello was said already: start another filter to change what it said")
-                self._start_serving(message)
-                self._greeted = True
+                self._serve = self._configure(message)
+            case ServeMessage():
+                if self._serve is None or self._serving:
+                    raise BadMessage("serve comes once, after hello")
+                self._serving = True
+                self._serve()
             case SetMessage(sandbox, policy):
                 self._sandboxes.set(sandbox, policy)
             case DropMessage(sandbox):

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from proxy.addresses import Address, Refused, permitted
+from proxy.addresses import Address, Network, Refused, permitted
+from proxy.destination import is_address
 from proxy.names import BadName, canonical, covering
 from proxy.sandboxes import Turns
 
@@ -41,18 +42,33 @@ def read_hosts(text: str) -> dict[str, list[str]]:
 
 
 class Dialler:
-    def __init__(self, hosts: Mapping[str, list[str]], private_names: Iterable[str], own: Iterable[Address]) -> None:
-        self._hosts, self._private, self._own = hosts, tuple(private_names), frozenset(own)
+    """`hosts`: names resolved by a file. `private`: names and networks that may be private. `own`: the host's addresses."""
+
+    def __init__(
+        self, hosts: Mapping[str, list[str]], private: Iterable[str | Network], own: Iterable[Address]
+    ) -> None:
+        self._hosts, self._own = hosts, frozenset(own)
+        names_and_networks = tuple(private)
+        self._private_names = tuple(each for each in names_and_networks if isinstance(each, str))
+        self._private_networks = tuple(each for each in names_and_networks if not isinstance(each, str))
         self._cache: OrderedDict[str, tuple[float, list[Address]]] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[list[Address]]] = {}
         # getaddrinfo blocks; its own threads keep slow names of one sandbox from starving everything else.
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
 
-    async def resolve(self, name: str, turns: Turns) -> list[Address]:
-        """The addresses that may be dialled for this name, IPv4 first; raises Refused or DialError.
+    async def resolve(self, host: str, turns: Turns, denied: Iterable[Network] = ()) -> list[Address]:
+        """The addresses that may be dialled for this host, IPv4 first; raises Refused or DialError.
 
-        `turns` belongs to who asks: a look-up takes one of them for as long as it lasts, wanted or not.
+        `turns` belongs to who asks: a look-up takes one of them for as long as it lasts, wanted or not. `denied` are
+        networks that nothing of who asks may lead to.
         """
+        addresses = self._permitted(host, [host]) if is_address(host) else await self._resolve(host, turns)
+        for address in addresses:
+            if any(address in network for network in denied):
+                raise Refused(f"it resolves to {address}, which a rule denies")
+        return addresses
+
+    async def _resolve(self, name: str, turns: Turns) -> list[Address]:
         until, addresses = self._cache.get(name, (0.0, []))
         if time.monotonic() < until:
             return addresses
@@ -72,12 +88,16 @@ class Dialler:
             if not my_turn:
                 raise DialError(f"resolving {name} was not tried: too many names are being resolved at once")
             answers = self._hosts.get(name) or await self._ask_system(name)
-        addresses = permitted(answers, self._own, may_be_private=covering(name, self._private) is not None)
+        addresses = self._permitted(name, answers)
         addresses.sort(key=lambda address: address.version)
         self._cache[name] = (time.monotonic() + CACHE_SECONDS, addresses)
         if len(self._cache) > CACHE_NAMES:
             self._cache.popitem(last=False)
         return addresses
+
+    def _permitted(self, host: str, answers: Iterable[str]) -> list[Address]:
+        by_name = covering(host, self._private_names) is not None
+        return permitted(answers, self._own, may_be_private=by_name, private_networks=self._private_networks)
 
     async def _ask_system(self, name: str) -> list[str]:
         # The dot keeps the host's search domains out of it: evil.test must not become evil.test.corp.example.
@@ -91,22 +111,23 @@ class Dialler:
         except OSError as error:
             raise DialError(f"{name} can't be resolved: {error.strerror or error}") from error
 
-    async def connect(self, name: str, port: int, turns: Turns) -> socket.socket:
-        """A connected, non-blocking socket to a permitted address of the name; raises Refused or DialError."""
+    async def connect(self, host: str, port: int, turns: Turns, denied: Iterable[Network] = ()) -> socket.socket:
+        """A connected, non-blocking socket to a permitted address of the host; raises Refused or DialError."""
         failure = "no address was tried"
-        for address in (await self.resolve(name, turns))[:MAX_ADDRESSES]:
+        for address in (await self.resolve(host, turns, denied))[:MAX_ADDRESSES]:
             try:
                 return await self._connect_to(address, port)
             except TimeoutError:
                 failure = f"{address} didn't answer within {CONNECT_SECONDS:.0f} s"
             except OSError as error:
                 failure = f"{address}: {os.strerror(error.errno) if error.errno else error}"
-        raise DialError(f"connecting to {name} port {port} failed: {failure}")
+        raise DialError(f"connecting to {host} port {port} failed: {failure}")
 
     async def _connect_to(self, address: Address, port: int) -> socket.socket:
         outgoing = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
         try:
             outgoing.setblocking(False)
+            outgoing.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(CONNECT_SECONDS):
                 await asyncio.get_running_loop().sock_connect(outgoing, (str(address), port))
         except BaseException:

@@ -1,10 +1,12 @@
 """The front: accepts what arrives in the gateway and takes each connection through its decisions, once, in this order.
 
-    accept ─ source known? ─ destination = synthetic address of a name? ─ first bytes: TLS or HTTP?
-           ─ policy permits name and port? ─ SNI = name? ─┬─ splice  (bytes untouched)
-              any no: a refusal and a record              └─ inspect (opened by mitmproxy, decided per request)
+    accept ─ source known? ─ a tcp:// rule for it? ───────────────────────────▶ relay   (any bytes)
+           ─ first bytes: TLS or HTTP? ─ one host, the one behind the address?
+           ─ policy permits host and port? ─┬─────────────────────────────────▶ splice  (TLS untouched)
+             any no: a refusal and a record └─────────────────────────────────▶ inspect (opened, decided per request)
 
-It never dials an address by itself, only a name through dial.py. Nothing in one connection may end the accept loop.
+What is sent to the explicit proxy goes the same way from its second step on. The front never dials an address by
+itself, only a host through dial.py. Nothing in one connection may end the accept loop.
 """
 
 import asyncio
@@ -14,18 +16,20 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from proxy.addresses import Refused
+from proxy.destination import Denied, Destination, asked_of_proxy, stated_host
 from proxy.dial import DialError, Dialler
-from proxy.names import BadName, canonical
-from proxy.passage import Denied, Passage
-from proxy.policy import way
+from proxy.passage import Passage, Way
+from proxy.policy import decide_connection, relays, way
 from proxy.records import NetworkRecord, Records
 from proxy.request import response
-from proxy.sandboxes import MAX_CONNECTIONS, SYNTHETIC, Sandbox, Sandboxes
-from proxy.sniff import Hello, NeedMore, Other, Start, sniff
+from proxy.sandboxes import MAX_CONNECTIONS, Sandbox, Sandboxes
+from proxy.sniff import Hello, Http, NeedMore, Other, Start, sniff
 from proxy.splice import Splice
+from proxy.synthetic import PROXY_ADDRESS, PROXY_PORT, SYNTHETIC, Synthetic
 
 log = logging.getLogger(__name__)
 
@@ -33,28 +37,51 @@ SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h
 FIRST_BYTES_SECONDS = 10.0  # a protocol in which the server speaks first ends here
 MAX_PIECES = 256  # every piece is parsed again from the start, so their number has a limit
 MAX_ALL_CONNECTIONS = 8_192
+ACCEPT_AT_ONCE = 4  # then the other workers have their turn
 TLS_ACCESS_DENIED = bytes((21, 3, 3, 0, 2, 2, 49))  # a fatal alert: clients say "access denied", not "reset"
+CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Inspect = Callable[[Passage, socket.socket], Awaitable[None]]
 
 
+@dataclass(eq=False, slots=True)
+class _Visitor:
+    """A connection on its way to a decision: what it has sent, and what it speaks."""
+
+    sandbox: Sandbox
+    socket: socket.socket
+    data: bytes = b""
+    host: str = ""  # what it says that it is for
+    start: Start = field(default_factory=NeedMore)
+
+
 class Front:
-    def __init__(self, sandboxes: Sandboxes, records: Records, dialler: Dialler, inspect: Inspect) -> None:
+    def __init__(
+        self, sandboxes: Sandboxes, records: Records, dialler: Dialler, synthetic: Synthetic, inspect: Inspect
+    ) -> None:
         self._sandboxes, self._records, self._dialler, self._inspect = sandboxes, records, dialler, inspect
+        self._synthetic = synthetic
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Accept for ever."""
+    def serve(self, listener: socket.socket) -> None:
+        """Accept from now on, beside the other workers that listen on the same socket."""
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        for _ in range(ACCEPT_AT_ONCE):
             try:
-                client, (source, _) = await loop.sock_accept(listener)
+                client, (source, _) = listener.accept()
+            except BlockingIOError:
+                return
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
                     log.error("accepting a connection failed: %s; trying again", error)
-                    await asyncio.sleep(0.2)
-                continue
+                    loop.remove_reader(listener)
+                    loop.call_later(0.2, self.serve, listener)
+                return
+            client.setblocking(False)
             task = loop.create_task(self._visit(client, source))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -68,7 +95,7 @@ class Front:
             return
         sandbox.accepted += 1
         try:
-            await self._attend(sandbox, client)
+            await self._attend(_Visitor(sandbox, client))
         except OSError as error:
             log.info("a connection of %s ended: %s", source, error)
         except Exception:
@@ -77,61 +104,124 @@ class Front:
             sandbox.accepted -= 1
             client.close()
 
-    async def _attend(self, sandbox: Sandbox, client: socket.socket) -> None:
-        address, port = original_destination(client)
-        name = sandbox.names.name(address) if address in SYNTHETIC else None
-        if name is None:
-            self._deny(sandbox, str(address), port, Denied("addresses can't be reached, only names"))
-            _reset(client)
-            return
-        start, already = await _first_bytes(client)
+    async def _attend(self, visitor: _Visitor) -> None:
+        destination = self._arrived(visitor)
         try:
-            passage = self._admit(sandbox, name, port, start, already)
+            if destination.shown == str(PROXY_ADDRESS) and destination.port == PROXY_PORT:
+                destination = await self._asked(visitor)
+            passage = self._relayed(visitor, destination) or await self._admit(visitor, destination)
         except Denied as denied:
-            self._deny(sandbox, name, port, denied)
-            await _explain(client, start, denied)
+            self._deny(visitor.sandbox, visitor.host or destination.shown, destination.port, denied)
+            await _explain(visitor.socket, visitor.start, denied)
             return
-        sandbox.opened(passage)
+        visitor.sandbox.connections.add(passage)
         try:
-            await (self._splice if passage.how == "splice" else self._inspect)(passage, client)
+            await (self._inspect if passage.how == "inspect" else self._carry)(passage, visitor.socket)
         finally:
-            sandbox.closed(passage)
+            visitor.sandbox.connections.discard(passage)
 
-    def _admit(self, sandbox: Sandbox, name: str, port: int, start: Start, already: bytes) -> Passage:
-        decision = sandbox.decide(name, port)
+    def _arrived(self, visitor: _Visitor) -> Destination:
+        """Where the connection was made to."""
+        address, port = original_destination(visitor.socket)
+        source = visitor.sandbox.address
+        if address not in SYNTHETIC:
+            return Destination.fixed(str(address), port)
+        host = self._synthetic.name(source, address)
+        return Destination(
+            host, port, host or str(address), lambda name: self._synthetic.stands_for(source, address, name)
+        )
+
+    async def _asked(self, visitor: _Visitor) -> Destination:
+        """Where a client of the explicit proxy wants to go. A tunnel is opened at once, and what comes through it is
+        decided like any other connection."""
+        await _first_bytes(visitor)
+        if not isinstance(head := visitor.start, Http):
+            raise Denied("this is a proxy for HTTP: it takes CONNECT, and requests whose target is an http:// URL")
+        destination = asked_of_proxy(head)
+        if head.method == "CONNECT":
+            self._refuse_tunnel(visitor.sandbox, destination)
+            await asyncio.get_running_loop().sock_sendall(visitor.socket, CONNECTED)
+            visitor.data = visitor.data[head.size :]
+            visitor.start = sniff(visitor.data)
+        return destination
+
+    def _refuse_tunnel(self, sandbox: Sandbox, destination: Destination) -> None:
+        """Raise Denied where nothing could pass: a client shows the answer to CONNECT, and not always a later one."""
+        host, port = destination.shown, destination.port
+        decisions = [decide_connection(sandbox.policy, host, port, tls=tls) for tls in (True, False)]
+        relayed = relays(sandbox.policy, host, port)
+        if not any(decision.allowed for decision in (*decisions, *([relayed] if relayed else []))):
+            raise Denied(decisions[0].reason, decisions[0].rule)
+
+    def _relayed(self, visitor: _Visitor, destination: Destination) -> Passage | None:
+        """The passage of a connection that a tcp:// rule lets through whatever it speaks."""
+        if destination.host is None or destination.absolute:
+            return None
+        decision = relays(visitor.sandbox.policy, destination.host, destination.port)
+        if decision is None:
+            return None
         if not decision.allowed:
             raise Denied(decision.reason, decision.rule)
-        if isinstance(start, NeedMore):
-            raise Denied(f"neither a TLS handshake nor an HTTP request was sent within {FIRST_BYTES_SECONDS:.0f} s")
-        if isinstance(start, Other):
-            raise Denied(start.reason)
-        tls = isinstance(start, Hello)
-        how = way(sandbox.policy, tls=tls)
-        if isinstance(start, Hello):
-            check_sni(start, name)
-            if start.ech:
-                # A dummy and a real encrypted hello look the same. Opened by us, which can't decrypt either, a client
-                # with a dummy goes on, and one with a real hidden name finds no way to it.
-                how = "inspect"
-        return Passage(sandbox, name, port, tls, how, decision.rule, already, self._records)
+        return self._passage(visitor, destination, destination.host, "relay", decision.rule)
 
-    async def _splice(self, passage: Passage, client: socket.socket) -> None:
+    async def _admit(self, visitor: _Visitor, destination: Destination) -> Passage:
+        policy, port = visitor.sandbox.policy, destination.port
+        if destination.host is not None:
+            decision = decide_connection(policy, destination.host, port, tls=True)
+            if not decision.allowed and not decide_connection(policy, destination.host, port, tls=False).allowed:
+                await self._glance(visitor)
+                raise Denied(decision.reason, decision.rule)
+        await _first_bytes(visitor)
+        rule = f"tcp://{destination.host}:{port}" if destination.host else ""
+        if isinstance(visitor.start, NeedMore):
+            what = f"neither a TLS handshake nor an HTTP request was sent within {FIRST_BYTES_SECONDS:.0f} s"
+            raise Denied(what, rule)
+        if isinstance(visitor.start, Other):
+            raise Denied(visitor.start.reason, rule)
+        visitor.host = host = stated_host(destination, visitor.start)
+        tls = isinstance(visitor.start, Hello)
+        decision = decide_connection(visitor.sandbox.policy, host, port, tls=tls)
+        if not decision.allowed:
+            raise Denied(decision.reason, decision.rule)
+        how: Way = way(visitor.sandbox.policy, host, port, tls=tls)
+        if isinstance(visitor.start, Hello) and visitor.start.ech:
+            # A dummy and a real encrypted hello look the same. Opened by us, which can't decrypt either, a client
+            # with a dummy goes on, and one with a real hidden name finds no way to it.
+            how = "inspect"
+        return self._passage(visitor, destination, host, how, decision.rule)
+
+    async def _glance(self, visitor: _Visitor) -> None:
+        """A look at what a refused connection speaks, so that the refusal comes in its own words. Not a long one:
+        where the server would speak first there is nothing to see."""
+        with suppress(OSError):
+            await _first_bytes(visitor, 0.5)
+
+    def _passage(self, visitor: _Visitor, to: Destination, host: str, how: Way, rule: str) -> Passage:
+        tls = isinstance(visitor.start, Hello)
+        return Passage(visitor.sandbox, host, to.port, tls, how, rule, visitor.data, self._records, to.absolute)
+
+    async def _carry(self, passage: Passage, client: socket.socket) -> None:
+        """Splice or relay: the same bytes, another record."""
+        method = "TCP" if passage.how == "relay" else "TLS"
+        sandbox = passage.sandbox
         try:
-            server = await self._dialler.connect(passage.name, passage.port, passage.sandbox.look_ups)
+            server = await self._dialler.connect(
+                passage.name, passage.port, sandbox.look_ups, sandbox.policy.denied_networks
+            )
         except Refused as refused:
             denied = Denied(str(refused))
-            passage.denied(denied, method="TLS")
-            await _explain(client, Hello(passage.name, False), denied)
+            passage.denied(denied, method=method)
+            await _explain(client, Hello(passage.name, False) if passage.tls else Other(""), denied)
             return
         except DialError as error:
-            passage.allowed(str(error), method="TLS")
+            passage.allowed(str(error), method=method)
             _reset(client)
             return
         passage.carrier = splice = Splice()
         try:
             await splice.run(client, server, passage.already)
         finally:
-            passage.allowed(method="TLS", size=splice.passed)
+            passage.allowed(method=method, size=splice.passed)
 
     def _deny(self, sandbox: Sandbox, name: str, port: int, denied: Denied) -> None:
         record = NetworkRecord(
@@ -140,38 +230,27 @@ class Front:
         self._records.add(record)
 
 
-def check_sni(hello: Hello, name: str) -> None:
-    """Raises Denied unless the handshake is for the name that was resolved."""
-    if hello.sni is None:
-        raise Denied("the TLS handshake names no server (no SNI)")
-    try:
-        sni = canonical(hello.sni)
-    except BadName as error:
-        raise Denied(f"the server name in the TLS handshake is malformed: {error}") from error
-    if sni != name:
-        raise Denied(f"the TLS handshake is for {sni}, the connection was made to {name}")
-
-
 def original_destination(client: socket.socket) -> tuple[IPv4Address, int]:
     """Where the client wanted to go before the gateway's redirect; raises OSError."""
     port, address = struct.unpack("!2xH4s8x", client.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16))
     return IPv4Address(address), port
 
 
-async def _first_bytes(client: socket.socket) -> tuple[Start, bytes]:
+async def _first_bytes(visitor: _Visitor, seconds: float = FIRST_BYTES_SECONDS) -> None:
     """Read until it is clear what the client speaks, or it takes too long."""
-    loop, data, start = asyncio.get_running_loop(), b"", sniff(b"")
+    loop = asyncio.get_running_loop()
     with suppress(TimeoutError):
-        async with asyncio.timeout(FIRST_BYTES_SECONDS):
+        async with asyncio.timeout(seconds):
             for _ in range(MAX_PIECES):
-                piece = await loop.sock_recv(client, 65_536)
-                if not piece and not data:  # opened and closed again, as port scanners and health checks do
+                if not isinstance(visitor.start, NeedMore):
+                    return
+                piece = await loop.sock_recv(visitor.socket, 65_536)
+                if not piece and not visitor.data:  # opened and closed again, as port scanners and health checks do
                     raise ConnectionAbortedError("it was closed before it asked for anything")
-                data += piece
-                start = sniff(data)
-                if not piece or not isinstance(start, NeedMore):
-                    break
-    return start, data
+                if not piece:
+                    return
+                visitor.data += piece
+                visitor.start = sniff(visitor.data)
 
 
 async def _explain(client: socket.socket, start: Start, denied: Denied) -> None:

@@ -1,7 +1,7 @@
-"""The command that starts a filter: a private view of the files, then no privilege, then Python; one process, by exec.
+"""The command that starts a filter: a private view of the files, then no privilege, then Python, by exec.
 
 Pure apart from looking at the permissions of Python's own directories. Run the result with an empty environment and
-with the three sockets inherited (pass_fds).
+with the sockets and the directory inherited (pass_fds).
 """
 
 import shlex
@@ -15,12 +15,20 @@ class LaunchError(Exception):
 
 
 def filter_command(
-    *, uid: int, gid: int, control: int, tcp: int, dns: int, hosts: Path | None = None, python: str = sys.executable
+    *,
+    uid: int,
+    gid: int,
+    control: int,
+    tcp: int,
+    dns: int,
+    artifacts: int | None = None,
+    workers: int | None = None,
+    hosts: Path | None = None,
+    python: str = sys.executable,
 ) -> list[str]:
     """argv of a filter with these ids and file descriptors. To be run by root; raises LaunchError."""
-    arguments = ["--control", str(control), "--tcp", str(tcp), "--dns", str(dns)]
-    if hosts is not None:
-        arguments += ["--hosts", str(hosts)]
+    options = {"control": control, "tcp": tcp, "dns": dns, "artifacts": artifacts, "workers": workers, "hosts": hosts}
+    arguments = [text for name, value in options.items() if value is not None for text in (f"--{name}", str(value))]
     return unprivileged_command("proxy", *arguments, uid=uid, gid=gid, python=python)
 
 

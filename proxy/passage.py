@@ -1,23 +1,27 @@
-"""A passage: one admitted connection, and the one name and port that everything in it must be for.
+"""A passage: one admitted connection, and the one host and port that everything in it must be for.
 
 It is what a sandbox has open, what a narrower policy ends, and what network records are about. It carries no bytes.
 """
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from proxy.policy import Decision, Policy, Way
+from proxy.destination import Denied
+from proxy.policy import Decision, Policy, decide_connection, decide_request, relays, way
 from proxy.records import NetworkRecord, Records
-from proxy.sandboxes import Sandbox, may_go_on
+from proxy.sandboxes import Sandbox
+
+# splice: TLS, untouched after its handshake was seen. inspect: opened by mitmproxy. relay: any bytes, by a tcp:// rule.
+Way = Literal["splice", "inspect", "relay"]
 
 
-class Denied(Exception):
-    """A refusal on its way to the one who asked and to the record."""
+class Asked(NamedTuple):
+    """A request that is under way: what the policy may be asked about again."""
 
-    def __init__(self, reason: str, rule: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.rule = reason, rule
+    method: str
+    target: str
+    fields: tuple[tuple[str, str], ...]
 
 
 class Carrier(Protocol):
@@ -29,22 +33,35 @@ class Carrier(Protocol):
 @dataclass(eq=False, slots=True)
 class Passage:
     sandbox: Sandbox
-    name: str
+    name: str  # canonical, or a dotted address where a rule allows one
     port: int
     tls: bool
     how: Way
     rule: str
     already: bytes  # what the client has sent up to the decision
     records: Records
+    absolute: bool = False  # plain HTTP at the explicit proxy: requests whose target is a whole URL
     carrier: Carrier | None = None
+    requests: dict[object, Asked] = field(default_factory=dict)  # under way in an inspected connection
     task: asyncio.Task[None] | None = field(default_factory=asyncio.current_task)
 
-    def decide(self) -> Decision:
-        """Ask the policy that is in force now."""
-        return self.sandbox.decide(self.name, self.port)
+    def decide(self, policy: Policy | None = None) -> Decision:
+        """May this connection be? By the policy that is in force now, or by another."""
+        policy = policy or self.sandbox.policy
+        if self.how == "relay":
+            return relays(policy, self.name, self.port) or Decision(False, "", "no tcp:// rule allows it any more")
+        return decide_connection(policy, self.name, self.port, tls=self.tls)
+
+    def decide_request(self, asked: Asked, policy: Policy | None = None) -> Decision:
+        return decide_request(policy or self.sandbox.policy, self.name, self.port, tls=self.tls, **asked._asdict())
 
     def permitted(self, policy: Policy) -> bool:
-        return may_go_on(policy, self.name, self.port, self.tls, self.how)
+        """May it stay open under another policy? Inspected is always strict enough, spliced is not."""
+        if not self.decide(policy).allowed:
+            return False
+        if self.how == "splice":
+            return way(policy, self.name, self.port, tls=self.tls) == "splice"
+        return all(self.decide_request(asked, policy).allowed for asked in self.requests.values())
 
     def abort(self) -> None:
         if self.carrier is not None:
@@ -52,9 +69,11 @@ class Passage:
         elif self.task is not None:
             self.task.cancel()  # it is still resolving or dialling
 
-    def allowed(self, reason: str = "", *, method: str | None, path: str | None = None, size: int = 0) -> None:
+    def allowed(
+        self, reason: str = "", *, method: str | None, path: str | None = None, size: int = 0, rule: str | None = None
+    ) -> None:
         """Record what passed, or with a reason what was allowed and failed."""
-        self._record("allow", self.rule, reason, method, path, size)
+        self._record("allow", self.rule if rule is None else rule, reason, method, path, size)
 
     def denied(self, denied: Denied, *, method: str | None, path: str | None = None) -> None:
         self._record("deny", denied.rule, denied.reason, method, path, 0)

@@ -1,6 +1,6 @@
 """Is this HTTP request for the host it was sent to? The rules for one request's head, each with its attack.
 
-Pure, and without mitmproxy: inspect.py fills in a `Head` and obeys. It only looks at what can change the destination
+Pure, and without mitmproxy: inspect/hooks.py fills in a `Head` and obeys. It only looks at what can change the destination
 or the framing; what the policy says about the name has been decided before.
 """
 
@@ -8,14 +8,13 @@ import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
-from proxy.names import BadName, canonical
+from proxy.destination import Denied, authority
 from proxy.records import printable
 
 DENIED_HEADER = "x-hutch-denied"
 
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 _TARGET = re.compile(r"/[!-~\x80-\U0010ffff]*")
-_AUTHORITY = re.compile(r"([^:@]*)(?::([0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +29,14 @@ class Head:
     values: tuple[bytes, ...] = ()  # of all fields
 
 
-def refusal(head: Head, name: str, port: int) -> str | None:
-    """Why this request must not be forwarded to (name, port), or None."""
+def refusal(head: Head, name: str, port: int, *, absolute: bool = False) -> str | None:
+    """Why this request must not be forwarded to (name, port), or None. `absolute`: it may name its host in the target,
+    as requests to a proxy do."""
     if head.method.upper() == "CONNECT":
         return "CONNECT is refused: a tunnel would carry what nobody can check"
     if not _METHOD.fullmatch(head.method):
         return "the method is malformed"
-    if head.authority and not head.http2:
+    if head.authority and not head.http2 and not absolute:
         return "the request target names a host (absolute form): only the form that starts with / is forwarded"
     # A target with spaces or line ends becomes a second request when HTTP/2 is translated to HTTP/1.
     if not _TARGET.fullmatch(head.target) and not (head.target == "*" and head.method == "OPTIONS"):
@@ -45,21 +45,20 @@ def refusal(head: Head, name: str, port: int) -> str | None:
         return "a header field contains a line end or a null byte"
     if len(head.hosts) > 1:
         return "there is more than one Host field"
-    named = [*head.hosts, *([head.authority] if head.http2 else [])]
+    named = [*head.hosts, *filter(None, [head.authority])]
     if not any(named):
         return "the request names no host"
     return next((why for host in named if host or not head.http2 if (why := _differs(host, name, port))), None)
 
 
-def _differs(authority: str, name: str, port: int) -> str | None:
-    match = _AUTHORITY.fullmatch(authority)
+def _differs(text: str, name: str, port: int) -> str | None:
     try:
-        host = canonical(match[1]) if match else ""
-    except BadName:
-        host = ""
+        host, named_port = authority(text)
+    except Denied:
+        host, named_port = "", None
     if host != name:
         return f"the request is for another host than the connection, which was made to {name}"
-    if match and match[2] is not None and int(match[2]) != port:
+    if named_port is not None and named_port != port:
         return f"the request is for another port than the connection, which was made to port {port}"
     return None
 

@@ -22,19 +22,21 @@ import dns.rdatatype
 import dns.rrset
 
 from proxy.names import BadName, canonical
+from proxy.policy import decide_name
 from proxy.records import NetworkRecord, Records
 from proxy.sandboxes import Sandbox, Sandboxes
+from proxy.synthetic import Synthetic
 
 log = logging.getLogger(__name__)
 
 DNS_PORT = 53
-TTL = 5  # short: the answer is free, and lost when the filter restarts
+TTL = 60  # the answer stays right for as long as the daemon runs, and is free
 QUERIES_PER_SECOND = 500
 BURST = 2_000
 LOCALHOST = {dns.rdatatype.A: "127.0.0.1", dns.rdatatype.AAAA: "::1"}
 
 
-def respond(datagram: bytes, sandbox: Sandbox, records: Records) -> bytes | None:
+def respond(datagram: bytes, sandbox: Sandbox, records: Records, synthetic: Synthetic) -> bytes | None:
     """The answer to one datagram; None where there is nothing to answer to."""
     try:
         query = dns.message.from_wire(datagram, ignore_trailing=True)
@@ -50,11 +52,13 @@ def respond(datagram: bytes, sandbox: Sandbox, records: Records) -> bytes | None
     if question.rdclass != dns.rdataclass.IN:
         reply.set_rcode(dns.rcode.REFUSED)
         return reply.to_wire()
-    _answer(reply, question, sandbox, records)
+    _answer(reply, question, sandbox, records, synthetic)
     return reply.to_wire()
 
 
-def _answer(reply: dns.message.Message, question: dns.rrset.RRset, sandbox: Sandbox, records: Records) -> None:
+def _answer(
+    reply: dns.message.Message, question: dns.rrset.RRset, sandbox: Sandbox, records: Records, synthetic: Synthetic
+) -> None:
     text = question.name.to_text(omit_final_dot=True)
     try:
         name = canonical(_without_service(text))
@@ -65,16 +69,12 @@ def _answer(reply: dns.message.Message, question: dns.rrset.RRset, sandbox: Sand
     if name == "localhost" or name.endswith(".localhost"):
         _add(reply, question, LOCALHOST.get(question.rdtype))
         return
-    decision = sandbox.decide(name, None)
+    decision = decide_name(sandbox.policy, name)
     if not decision.allowed:
         reply.set_rcode(dns.rcode.REFUSED)
         _deny(records, sandbox, name, decision.rule, decision.reason)
     elif question.rdtype == dns.rdatatype.A and name == text.lower():
-        address = sandbox.synthetic(name)
-        if address is None:
-            reply.set_rcode(dns.rcode.SERVFAIL)
-        else:
-            _add(reply, question, str(address))
+        _add(reply, question, str(synthetic.give(sandbox.address, name)))
 
 
 def _without_service(text: str) -> str:
@@ -119,8 +119,9 @@ class RateLimit:
 class ResolverProtocol(asyncio.DatagramProtocol):
     """The thin shell: datagrams in, datagrams out. Serves until its transport is closed."""
 
-    def __init__(self, sandboxes: Sandboxes, records: Records) -> None:
+    def __init__(self, sandboxes: Sandboxes, records: Records, synthetic: Synthetic) -> None:
         self._sandboxes, self._records, self._rate = sandboxes, records, RateLimit()
+        self._synthetic = synthetic
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -134,7 +135,7 @@ class ResolverProtocol(asyncio.DatagramProtocol):
         if not self._rate.allows(addr[0]) or self._transport is None:
             return
         try:
-            reply = respond(data, sandbox, self._records)
+            reply = respond(data, sandbox, self._records, self._synthetic)
         except Exception:
             # Whatever a tenant's datagram does to the parser stays that tenant's problem: no answer.
             log.exception("answering a DNS query of %s failed", addr[0])

@@ -1,4 +1,4 @@
-"""What a connection starts with: a TLS ClientHello, an HTTP/1 request line, or something that is refused.
+"""What a connection starts with: a TLS ClientHello, the head of an HTTP/1 request, or something that is refused.
 
 Pure: it reads the bytes seen so far, consumes none and allocates no more than they are long. Strict, since what
 this parser and the server's read differently is a way round the policy.
@@ -8,11 +8,12 @@ import re
 from dataclasses import dataclass
 
 MAX_HELLO = 65_536  # real ones with post-quantum keys have 2 kB; the limit covers all records of one hello
-MAX_REQUEST_LINE = 32_768
+MAX_REQUEST_LINE, MAX_HEAD = 32_768, 65_536
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _SERVER_NAME, _ENCRYPTED_CLIENT_HELLO = 0x0000, 0xFE0D
 
-_REQUEST_LINE = re.compile(rb"[A-Z][A-Z0-9_-]{0,31} [!-~\x80-\xff]+ HTTP/1\.[01]\r?")
+_REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9_-]{0,31}) ([!-~\x80-\xff]+) HTTP/1\.[01]\r?")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
 _REQUEST_START = re.compile(rb"[A-Z][A-Z0-9_-]{0,31}( [!-~\x80-\xff]*( [HTP/1.0]{0,8}\r?)?)?")
 
 
@@ -31,7 +32,12 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """The first line of an HTTP/1.0 or 1.1 request."""
+    """The head of an HTTP/1.0 or 1.1 request, as far as it names a host. `size`: bytes up to the empty line's end."""
+
+    method: str
+    target: str
+    hosts: tuple[str, ...]  # the values of all Host fields
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +70,22 @@ def sniff(data: bytes) -> Start:
 
 def _http(data: bytes) -> Start:
     line, newline, _ = data.partition(b"\n")
-    if newline:
-        # "PRI * HTTP/2.0" fails here too: HTTP/2 without TLS is refused, clients fall back to HTTP/1.1.
-        return Http() if _REQUEST_LINE.fullmatch(line) else _OPAQUE
-    if len(data) >= MAX_REQUEST_LINE:
-        return Other("the HTTP request line is too long")
-    return NeedMore() if _REQUEST_START.fullmatch(line) else _OPAQUE
+    if not newline:
+        if len(data) >= MAX_REQUEST_LINE:
+            return Other("the HTTP request line is too long")
+        return NeedMore() if _REQUEST_START.fullmatch(line) else _OPAQUE
+    # "PRI * HTTP/2.0" fails here too: HTTP/2 without TLS is refused, clients fall back to HTTP/1.1.
+    if (request := _REQUEST_LINE.fullmatch(line)) is None:
+        return _OPAQUE
+    head, end, _ = data.partition(b"\r\n\r\n")
+    if not end:
+        return NeedMore() if len(data) < MAX_HEAD else Other("the head of the HTTP request is too long")
+    # Every line must end in CR LF and be a field: what one reader takes for a fold, another takes for a second field.
+    fields = [_FIELD.fullmatch(field) for field in head.split(b"\r\n")[1:]]
+    if not all(fields):
+        return Other("the head of the HTTP request is malformed")
+    hosts = tuple(field[2].decode("latin-1") for field in fields if field and field[1].lower() == b"host")
+    return Http(request[1].decode(), request[2].decode("latin-1"), hosts, len(head) + 4)
 
 
 def _handshake_message(data: bytes) -> bytes | None:

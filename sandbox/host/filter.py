@@ -1,79 +1,81 @@
-"""The daemon's side of the filter process: starts it, tells it policies, hears its records, starts it again when it dies.
+"""The daemon's side of the filter: tells its processes policies, hears their records, tells all anew to one that is new.
 
-It decides nothing (proxy/ does). While the filter is dead nothing leaves: connections wait on the sockets in the gateway until
-the next filter, which is told every policy anew, accepts and decides them.
+It decides nothing (proxy/ does). A process serves only after it has been told every policy, so none ever decides by less
+than what holds; while all are dead nothing leaves, and connections wait on the sockets in the gateway for the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
+import secrets
 import socket
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from proxy.launch import LaunchError, filter_command
+from proxy.launch import filter_command
 from sandbox.host.errors import HostError
+from sandbox.host.filter_process import Master, Message, Peer, PeerEnded, Refused
+from sandbox.host.trusted import host_addresses, host_bundle
 
 _log = logging.getLogger("hutch")
-type Record = dict[str, Any]
-_ACK_TIMEOUT = 30.0  # seconds: long enough for another filter to start
-_START_TIMEOUT = 180.0  # seconds: on an emulated processor Python alone takes a minute
-_MAX_LINE = 1 << 20
-_HOST_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
-
-
-class _FilterEnded(HostError):
-    """It died before it answered."""
+type Record = Message
+_ACK_TIMEOUT: Final = 30.0  # seconds: long enough for another filter to start
+_START_TIMEOUT: Final = 180.0  # seconds: on an emulated processor Python alone takes a minute
 
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """What a filter process is started with. `ca_pem`: key and certificate. `uid`: the host id that it runs as."""
+    """What the filter is started with. `ca_pem`: key and certificate. `uid`: the host id that it runs as.
+
+    `private_names`: names and networks that may be private. `artifacts`: a directory of its own for its cache, at most so
+    many bytes. `upstream_trust`, `own_addresses`: whom to trust and whom to protect, where it isn't what the host says.
+    """
 
     ca_pem: str
     uid: int
     private_names: tuple[str, ...] = ()
     hosts_file: Path | None = None
-
-
-def host_bundle() -> Path:
-    """The host's own bundle of trusted certificates. Raises HostError when there is none."""
-    for candidate in _HOST_BUNDLES:
-        if Path(candidate).is_file():
-            return Path(candidate)
-    raise HostError("cannot find the host's trusted certificates", "apt-get install ca-certificates")
+    artifacts: Path | None = None
+    artifact_bytes: int = 0
+    workers: int | None = None
+    upstream_trust: Path | None = None
+    own_addresses: tuple[str, ...] | None = None
 
 
 class Filter:
-    """The filter process and the policies that it has to enforce."""
+    """The filter's processes and the policies that they have to enforce."""
 
     def __init__(self, config: FilterConfig, tcp: socket.socket, dns: socket.socket) -> None:
         self._config = config
         self._sockets = (tcp, dns)
+        self._artifacts = _open_directory(config.artifacts, config.uid) if config.artifacts else None
+        fds = (tcp.fileno(), dns.fileno(), *([self._artifacts] if self._artifacts is not None else []))
+        self._master = Master(self._command, fds)
+        self._names_key = secrets.token_hex(16)
         self._policies: dict[str, Record] = {}
         self._listeners: dict[str, Callable[[Record], None]] = {}
-        self._acks: dict[int, asyncio.Future[str | None]] = {}
-        self._sequence = 0
-        self._writer: asyncio.StreamWriter | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._peers: dict[Peer, asyncio.Task[None]] = {}
+        self._serving: set[Peer] = set()
         self._running = asyncio.Event()
         self._has_served = False
         self._keeper: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
-        """The process id of the filter that runs now, or 0."""
-        return self._process.pid if self._process else 0
+        """The process id of the master that runs now, or 0."""
+        return self._master.pid
+
+    def pids(self, kind: str = "worker") -> list[int]:
+        """The process ids of those of a kind that serve now."""
+        return [peer.pid for peer in self._serving if peer.kind == kind]
 
     async def start(self) -> None:
-        """Start the process and wait until it serves."""
+        """Start the processes and wait until one of them serves."""
         self._keeper = asyncio.get_running_loop().create_task(self._keep_running())
         waiting = asyncio.create_task(self._running.wait())
         done, _ = await asyncio.wait(
@@ -84,181 +86,193 @@ class Filter:
             await self.close()
             raise HostError("cannot start the filter: it did not become ready", "see its messages in the daemon's log")
 
+    # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────
+
     async def register(self, address: str, policy: Record, listener: Callable[[Record], None]) -> None:
         """Put `policy` in force for a sandbox's address; its records go to `listener` from now on."""
         self._policies[address] = policy
         self._listeners[address] = listener
         try:
-            await self._ask({"op": "set", "sandbox": address, "policy": policy})
+            await self._tell_all({"op": "set", "sandbox": address, "policy": policy})
         except BaseException:
             self._policies.pop(address, None)
             self._listeners.pop(address, None)
+            raise
+
+    async def change(self, address: str, policy: Record) -> None:
+        """Put another policy in force for a running sandbox; what it no longer allows is closed when this returns."""
+        before = self._policies.get(address)
+        if before is None:
+            raise HostError("cannot change the network: the sandbox has just ended", "run the task again")
+        self._policies[address] = policy
+        try:
+            await self._tell_all({"op": "set", "sandbox": address, "policy": policy})
+        except BaseException:
+            if self._policies.get(address) is policy:
+                self._policies[address] = before
             raise
 
     async def drop(self, address: str) -> None:
         """Refuse everything from `address` again and close its connections. Never raises: no filter means refused."""
         self._policies.pop(address, None)
         with contextlib.suppress(HostError, TimeoutError, OSError):
-            async with asyncio.timeout(_ACK_TIMEOUT):
-                await self._send({"op": "drop", "sandbox": address})
+            await self._tell_each({"op": "drop", "sandbox": address})
         self._listeners.pop(address, None)
 
-    async def _ask(self, message: Record) -> None:
-        """Have `message` obeyed by the filter that runs, or by the next one if that dies."""
+    async def _tell_all(self, message: Record) -> None:
+        """Have a policy obeyed by every process that serves. Others are told before they do."""
         try:
             async with asyncio.timeout(_ACK_TIMEOUT):
                 while True:
                     await self._running.wait()
-                    with contextlib.suppress(_FilterEnded):
-                        return await self._send(message)
+                    if await self._tell_each(message):
+                        return
         except TimeoutError as error:
             raise HostError(
                 f"cannot tell the filter a policy: it did not answer for {_ACK_TIMEOUT:g} s", "see the daemon's log"
             ) from error
 
-    async def _send(self, message: Record) -> None:
-        if self._writer is None or self._writer.is_closing():
-            self._running.clear()
-            raise _FilterEnded("cannot reach the filter: it has just ended", "try again")
-        self._sequence += 1
-        sequence = self._sequence
-        ack = self._acks[sequence] = asyncio.get_running_loop().create_future()
-        try:
-            self._writer.write(json.dumps({**message, "seq": sequence}).encode() + b"\n")
-            error = await ack
-        finally:
-            self._acks.pop(sequence, None)
-        if error is not None:
-            raise HostError(f"the filter refused a policy: {error}", "check the task's --allow rules")
+    async def _tell_each(self, message: Record) -> bool:
+        """Whether at least one that serves has obeyed; who died over it doesn't count. Raises Refused."""
+        peers = [peer for peer in self._serving if peer.kind == "worker"]
+        answers = await asyncio.gather(*(peer.ask(message) for peer in peers), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, PeerEnded):
+                raise answer
+        return any(not isinstance(answer, BaseException) for answer in answers)
+
+    # ── artifacts ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def artifacts(self) -> list[Record]:
+        """What the artifact cache holds, one record each."""
+        return list((await self._ask_artifacts({"op": "artifacts-list"}))["result"])
+
+    async def clear_artifacts(self) -> Record:
+        """Drop all that the artifact cache holds; what that freed."""
+        return dict((await self._ask_artifacts({"op": "artifacts-clear"}))["result"])
+
+    async def _ask_artifacts(self, message: Record) -> Record:
+        peer = next((peer for peer in self._serving if peer.kind == "artifacts"), None)
+        if peer is None:
+            raise HostError("cannot ask the artifact cache: it does not run", "try again, or see the daemon's log")
+        return await peer.ask(message)
+
+    # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _keep_running(self) -> None:
         pause = 0.1
         while True:
             started = asyncio.get_running_loop().time()
             try:
-                await self._run_once()
+                await self._master.run(self._appeared)
             except Exception:  # without another filter no task would ever run again
                 if not self._has_served:
                     raise  # start() tells it
                 _log.exception("the filter ended by a fault; another is started")
+            await self._end_peers()
             # One that dies at once is started ever more slowly, one that lived long at once.
             lived = asyncio.get_running_loop().time() - started
             pause = 0.1 if lived > 10 else min(pause * 2, 10.0)
             await asyncio.sleep(pause)
 
-    async def _run_once(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    self._command(theirs), pass_fds=[theirs.fileno(), *(s.fileno() for s in self._sockets)],
-                    stdin=subprocess.DEVNULL, env=_filter_environment(), start_new_session=True, cwd="/",
-                )  # fmt: skip
-            except (OSError, LaunchError) as error:
-                ours.close()
-                raise HostError(f"cannot start the filter: {error}", "hutch doctor") from error
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE)
-        greeting = asyncio.create_task(self._greet())
-        greeting.add_done_callback(self._greeted)
+    def _appeared(self, kind: str, pid: int, pidfd: int, stream: socket.socket) -> None:
+        """The master has forked a process."""
+        peer = Peer(kind, pid, pidfd, self._heard)
+        self._peers[peer] = asyncio.create_task(self._attend(peer, stream))
+
+    async def _attend(self, peer: Peer, stream: socket.socket) -> None:
         try:
-            while line := await reader.readline():
-                self._heard(json.loads(line))
-        except (ConnectionError, ValueError, asyncio.LimitOverrunError):
-            pass  # a filter that talks nonsense is ended and started again, like one that died
+            await peer.listen(stream, self._greet)
         finally:
-            self._running.clear()
-            greeting.cancel()
-            for ack in self._acks.values():
-                if not ack.done():
-                    ack.set_exception(_FilterEnded("cannot reach the filter: it ended", "try again"))
-            self._writer.close()
-            self._writer = None
-            self._end_process()
+            del self._peers[peer]
+            self._serving.discard(peer)
+            if not any(each.kind == "worker" for each in self._serving):
+                self._running.clear()
 
-    async def _greet(self) -> None:
-        hello = {
-            "op": "hello",
-            "ca_pem": self._config.ca_pem,
-            "upstream_trust": str(host_bundle()),
-            "private_names": list(self._config.private_names),
-            "host_addresses": await asyncio.to_thread(_host_addresses),
-        }
-        await self._send(hello)
-        for address, policy in list(self._policies.items()):
-            if self._policies.get(address) is policy:  # not dropped while others were told
-                await self._send({"op": "set", "sandbox": address, "policy": policy})
-        self._has_served = True
-        self._running.set()
+    async def _greet(self, peer: Peer) -> None:
+        config = self._config
+        own = config.own_addresses
+        await peer.ask(
+            {
+                "op": "hello",
+                "ca_pem": config.ca_pem,
+                "upstream_trust": str(config.upstream_trust or host_bundle()),
+                "private_names": list(config.private_names),
+                "host_addresses": await asyncio.to_thread(host_addresses) if own is None else list(own),
+                "names_key": self._names_key,
+                "artifact_bytes": config.artifact_bytes,
+            }
+        )
+        if peer.kind == "worker":
+            await self._tell_what_holds(peer)
+            await peer.ask({"op": "serve"})
+            self._has_served = True
+            self._running.set()
+        else:
+            self._serving.add(peer)
 
-    def _greeted(self, greeting: asyncio.Task[None]) -> None:
-        """Hang up on a filter that couldn't be greeted: it ends, and another is tried."""
-        if greeting.cancelled() or (error := greeting.exception()) is None:
-            return
-        _log.error("the filter could not be told what holds: %s", error)
-        if self._writer is not None:
-            self._writer.close()
+    async def _tell_what_holds(self, peer: Peer) -> None:
+        """Every policy, in the form that holds when the last one has been told: from then on it is told like the others."""
+        told: dict[str, Record] = {}
+        while True:
+            if gone := [address for address in told if address not in self._policies]:
+                await peer.ask({"op": "drop", "sandbox": gone[0]})
+                del told[gone[0]]
+                continue
+            pending = [(a, policy) for a, policy in self._policies.items() if told.get(a) is not policy]
+            if not pending:
+                self._serving.add(peer)
+                return
+            for address, policy in pending:
+                with contextlib.suppress(Refused):  # register() has told it who gave that policy
+                    await peer.ask({"op": "set", "sandbox": address, "policy": policy})
+                told[address] = policy
 
-    def _command(self, control: socket.socket) -> list[str]:
+    def _command(self, control: int) -> list[str]:
         tcp, dns = self._sockets
         return filter_command(
             uid=self._config.uid,
             gid=self._config.uid,
-            control=control.fileno(),
+            control=control,
             tcp=tcp.fileno(),
             dns=dns.fileno(),
+            artifacts=self._artifacts,
+            workers=self._config.workers,
             hosts=self._config.hosts_file,
         )
 
     def _heard(self, message: Record) -> None:
-        if "ack" in message:
-            ack = self._acks.get(message["ack"])
-            if ack is not None and not ack.done():
-                ack.set_result(message.get("error"))
-        elif message.get("event") == "network":
+        if message.get("event") == "network":
             listener = self._listeners.get(message.get("sandbox", ""))
             if listener is not None:
                 listener({key: value for key, value in message.items() if key not in ("event", "sandbox")})
 
-    def _end_process(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(10)
+    async def _end_peers(self) -> None:
+        """All processes of a master that has ended."""
+        for peer, task in list(self._peers.items()):
+            peer.kill()
+            task.cancel()
+        if self._peers:
+            await asyncio.wait(list(self._peers.values()), timeout=10)
 
     async def close(self) -> None:
-        """End the process."""
+        """End the processes."""
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        self._end_process()
+        self._master.end()
+        await self._end_peers()
+        if self._artifacts is not None:
+            os.close(self._artifacts)
+            self._artifacts = None
 
 
-def _filter_environment() -> dict[str, str]:
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
-
-
-def _host_addresses() -> list[str]:
-    """This host's own addresses: nothing inside may reach the host's services through the filter."""
-    listed = subprocess.run(["ip", "-json", "address"], capture_output=True, timeout=10, check=True).stdout
-    return [entry["local"] for link in json.loads(listed) for entry in link.get("addr_info", []) if "local" in entry]
-
-
-def read_ca(path: Path) -> str | None:
-    """The installation's CA (key and certificate, PEM), or None when it has not been made."""
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return None
-
-
-def write_ca(path: Path, pem: str) -> None:
-    """Store a new CA, readable by root alone from its first byte."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(fd)
-    temporary.rename(path)
+def _open_directory(path: Path, uid: int) -> int:
+    """The artifact cache's directory, owned by the filter with all that is in it: another daemon's may have been before."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    os.fchown(directory, uid, uid)
+    for name in os.listdir(directory):
+        os.chown(name, uid, uid, dir_fd=directory, follow_symlinks=False)
+    return directory

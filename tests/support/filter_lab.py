@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from proxy.launch import filter_command
 from proxy.trust import Link, make_ca, trust_env, trust_files
+from sandbox.host.filter import FilterConfig
+from tests.support.filter_client import Filter
 from tests.support.upstream import Upstream
 
 UID = 64_123
@@ -140,86 +137,6 @@ def lay(files: dict[str, bytes | Link], over_etc: Path) -> None:
             path.write_bytes(content)
 
 
-class Filter:
-    """A running filter and the daemon's end of its control socket."""
-
-    def __init__(self, tcp: socket.socket, dns: socket.socket, hello: dict[str, Any], hosts: Path) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            fds = [theirs.fileno(), tcp.fileno(), dns.fileno()]
-            command = filter_command(uid=UID, gid=UID, control=fds[0], tcp=fds[1], dns=fds[2], hosts=hosts)
-            self.process = subprocess.Popen(command, pass_fds=fds, env={})
-        self.messages: list[dict[str, Any]] = []
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self._numbers = itertools.count(1)
-        self.hello = self.ask(op="hello", **hello)
-
-    def _read(self) -> None:
-        with self._control.makefile("rb") as lines:
-            for line in lines:
-                with self._changed:
-                    self.messages.append(json.loads(line))
-                    self._changed.notify_all()
-
-    def wait_for(self, test: Callable[[dict[str, Any]], bool], seconds: float = 20) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            while True:
-                found = next((message for message in self.messages if test(message)), None)
-                if found is not None:
-                    return found
-                left = deadline - time.monotonic()
-                assert left > 0, f"nothing like it came; what came: {self.messages[-20:]}"
-                self._changed.wait(left)
-
-    def ask(self, **message: Any) -> dict[str, Any]:
-        assert self.process.poll() is None, f"the filter has ended: {self.process.returncode}"
-        seq = next(self._numbers)
-        self._control.sendall(json.dumps({**message, "seq": seq}).encode() + b"\n")
-        return self.wait_for(lambda answer: answer.get("ack") == seq)
-
-    def policy(self, sandbox: str, access: str, *allow: str, phase: str = "agent") -> None:
-        policy = {"phase": phase, "access": access, "allow": list(allow)}
-        assert "error" not in self.ask(op="set", sandbox=sandbox, policy=policy)
-
-    def record(self, seconds: float = 20, **fields: Any) -> dict[str, Any]:
-        """The first network record with these fields; waits for it."""
-
-        def matches(message: dict[str, Any]) -> bool:
-            return message.get("event") == "network" and all(message[key] == value for key, value in fields.items())
-
-        return self.wait_for(matches, seconds)
-
-    def forget_records(self) -> None:
-        with self._changed:
-            self.messages.clear()
-
-    def rss(self) -> int:
-        """Resident memory in bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-
-    def close(self) -> None:
-        """End it, if it hasn't ended already."""
-        if self._control.fileno() < 0:
-            return
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)
-        self._control.close()
-        self._reader.join(10)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-
-
 class Lab:
     """Network, servers and filter together; `names` are resolved by the filter's hosts file."""
 
@@ -238,20 +155,17 @@ class Lab:
             path.chmod(0o755)
         self.filter = self.start()
 
-    def start(self, **changes: Any) -> Filter:
-        hello = {
-            "ca_pem": self.ca.decode(),
-            "upstream_trust": str(self.directory / "upstream.pem"),
-            "private_names": ["private.test"],
-            "host_addresses": ["192.0.2.250"],
-        }
-        return Filter(self.tcp, self.dns, hello | changes, self.hosts)
+    def start(self) -> Filter:
+        config = FilterConfig(
+            self.ca.decode(), UID, ("private.test",), self.hosts, workers=2,
+            upstream_trust=self.directory / "upstream.pem", own_addresses=("192.0.2.250",),
+        )  # fmt: skip
+        return Filter(config, self.tcp, self.dns)
 
     def restart(self) -> None:
         """Another filter on the same sockets."""
         self.filter.close()
         self.filter = self.start()
-        assert "error" not in self.filter.hello, self.filter.hello
 
     def close(self) -> None:
         self.filter.close()
@@ -261,12 +175,12 @@ class Lab:
     def address(self, sandbox: int = 0) -> str:
         return f"10.203.{sandbox}.2"
 
-    def policy(self, access: str, *allow: str, sandbox: int = 0) -> None:
+    def policy(self, access: str, *rules: str, sandbox: int = 0, **more: Any) -> None:
         """A fresh sandbox with this policy: nothing of what was before, no record either."""
-        self.filter.ask(op="drop", sandbox=self.address(sandbox))
+        self.filter.drop(self.address(sandbox))
         self.filter.forget_records()
         self.upstream.forget()
-        self.filter.policy(self.address(sandbox), access, *allow)
+        self.filter.policy(self.address(sandbox), access, *rules, **more)
 
     def _environment(self) -> dict[str, str]:
         """The trust that a sandbox gets, and little else."""

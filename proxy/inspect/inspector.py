@@ -1,0 +1,84 @@
+"""mitmproxy set up once for a worker: the CA, whom to trust upstream, the options; and passages handed to it."""
+
+import asyncio
+import socket
+import ssl
+from asyncio import StreamReader, StreamWriter
+from types import SimpleNamespace
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from mitmproxy import certs, ctx, options
+from mitmproxy.addonmanager import Loader
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.tlsconfig import TlsConfig
+from mitmproxy.proxy import mode_specs
+
+from proxy.dial import Dialler
+from proxy.inspect.handler import READ_BUFFER, Handler
+from proxy.passage import Passage
+
+# A connection may say nothing for this long: terminals, notebooks and debuggers do. Their number has a limit anyway.
+IDLE_SECONDS = 24 * 3600
+
+
+class BadAuthority(ValueError):
+    """The CA or the trusted certificates can't be used. The message says which and why."""
+
+
+class Inspector:
+    """`artifacts`: takes connections to the artifact cache; None where there is none."""
+
+    def __init__(self, ca_pem: str, upstream_trust: str, dialler: Dialler, artifacts: socket.socket | None) -> None:
+        self.dialler, self.artifacts, self.open = dialler, artifacts, 0
+        self.options = options.Options()
+        self.tls = TlsConfig()
+        for addon in (self.tls, Proxyserver()):  # type: ignore[no-untyped-call]
+            addon.load(Loader(SimpleNamespace(options=self.options)))  # type: ignore[no-untyped-call]
+        self.options.update(  # type: ignore[no-untyped-call]
+            connection_strategy="lazy",  # nothing is dialled before a request has been allowed
+            rawtcp=False,
+            http3=False,
+            ssl_verify_upstream_trusted_ca=_readable_bundle(upstream_trust),
+            upstream_cert=False,
+            tcp_timeout=IDLE_SECONDS,
+        )
+        ctx.options = self.options
+        self.tls.certstore = _cert_store(ca_pem)
+        self.mode = mode_specs.ProxyMode.parse("transparent")
+
+    async def carry(self, passage: Passage, client: socket.socket) -> None:
+        """Serve the passage to its end. Takes over the socket."""
+        loop = asyncio.get_running_loop()
+        reader = StreamReader(READ_BUFFER, loop)
+        reader.feed_data(passage.already)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, client)
+        self.open += 1
+        try:
+            writer = StreamWriter(transport, protocol, reader, loop)
+            passage.carrier = handler = Handler(self, passage, reader, writer)
+            await handler.handle_client()
+        finally:
+            self.open -= 1
+            transport.close()
+
+
+def _readable_bundle(path: str) -> str:
+    try:
+        if not ssl.create_default_context(cafile=path).cert_store_stats()["x509_ca"]:
+            raise BadAuthority(f"{path} contains no CA certificate, so that no server could be trusted")
+    except (OSError, ssl.SSLError) as error:
+        raise BadAuthority(f"the trusted certificates in {path} can't be read: {error}") from error
+    return path
+
+
+def _cert_store(ca_pem: str) -> certs.CertStore:
+    """A store made in memory: mitmproxy would otherwise keep the key in a directory."""
+    try:
+        key: Any = load_pem_private_key(ca_pem.encode(), None)
+        ca = x509.load_pem_x509_certificate(ca_pem.encode())
+    except ValueError as error:
+        raise BadAuthority(f"ca_pem is not a key and a certificate in PEM form: {error}") from error
+    return certs.CertStore(key, certs.Cert(ca), None, b"", certs.DHParams(b""))
