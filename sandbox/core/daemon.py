@@ -16,7 +16,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from rootfs.tree import remove_tree
 from sandbox.api.app import make_app
 from sandbox.api.services import Services
 from sandbox.core import phases
+from sandbox.core.ceiling import Ceiling
+from sandbox.core.ceiling import load as load_ceiling
 from sandbox.core.errors import TaskError
 from sandbox.core.execs import Execs
 from sandbox.core.images import Bases
@@ -39,7 +41,7 @@ from sandbox.core.runtime import Runtime
 from sandbox.core.scheduler import Scheduler
 from sandbox.core.store import Store
 from sandbox.host import filter as egress
-from sandbox.host import identity, seccomp
+from sandbox.host import identity, seccomp, trusted
 from sandbox.host.cgroup import Cgroups, Limits
 from sandbox.host.errors import HostError
 from sandbox.host.leases import Leases
@@ -61,18 +63,19 @@ class Settings:
 
     state: Path
     socket: Path
-    private_names: tuple[str, ...] = ()
+    ceiling: Ceiling
     max_tasks: int = 64
     hosts: Path | None = None
 
 
 def serve(
-    state: Path, socket: Path, *, private_names: list[str] | None = None, max_tasks: int = 64, hosts: Path | None = None
-) -> None:
+    state: Path, socket: Path, *, private_names: Sequence[str] = (), max_tasks: int = 64, hosts: Path | None = None,
+    ceiling: Path | None = None,
+) -> None:  # fmt: skip
     """Run the daemon in the foreground until SIGTERM or SIGINT. Raises TaskError or HostError when it can't start."""
     logging.basicConfig(level=logging.INFO, format="hutch: %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    settings = Settings(state, socket, tuple(private_names or ()), max_tasks, hosts)
+    settings = Settings(state, socket, load_ceiling(ceiling).with_private(private_names), max_tasks, hosts)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
     uvloop.run(_serve(settings))
@@ -139,7 +142,7 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
     gateway = await Gateway.open(spawners.current())
     stack.push_async_callback(gateway.close)
     ca_pem = _certificate_authority(state)
-    config = egress.FilterConfig(ca_pem, ids.filter_uid, settings.private_names, settings.hosts)
+    config = egress.FilterConfig(ca_pem, ids.filter_uid, settings.ceiling.private, settings.hosts)
     filter_process = egress.Filter(config, gateway.tcp, gateway.dns)
     stack.push_async_callback(filter_process.close)
     await filter_process.start()
@@ -159,6 +162,7 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
         bases=Bases(layers, ca_pem.encode(), changing_layers),
         sandboxes=Sandboxes(leases, filter_process, init, programs),
         default_limits=limits,
+        ceiling=settings.ceiling,
         changing_layers=changing_layers,
     )
 
@@ -230,10 +234,10 @@ def _instance(state: Path) -> str:
 
 def _certificate_authority(state: Path) -> str:
     path = state / "keys" / "ca.pem"
-    found = egress.read_ca(path)
+    found = trusted.read_ca(path)
     if found is None:
         found = trust.make_ca().decode()
-        egress.write_ca(path, found)
+        trusted.write_ca(path, found)
     return found
 
 
