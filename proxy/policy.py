@@ -1,91 +1,167 @@
-"""What one phase of one sandbox may reach: a frozen value, and the function that decides.
+"""What one phase of one sandbox may reach: all functions that decide, on a name, a connection, a request.
 
-Pure: no socket, no clock, no state. Names come in canonical form (names.py) and are compared on dot borders only.
+    name ─▶ decide_name ─▶ connection ─▶ relays? ─▶ decide_connection ─▶ way ─▶ request ─▶ decide_request
+                                                                                explain: all of it for one URL
+
+Pure: no socket, no clock, no state. A deny always wins. Rules that allow add up; only the preset and unrestricted access
+step back where a rule says with methods= or git= which requests it wants of a host.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
-from proxy.names import BadName, canonical, covering
+from proxy.paths import oddity, plain
+from proxy.reach import (
+    Decision,
+    Way,
+    bars_relay,
+    base,
+    decide_connection,
+    decide_name,
+    denied,
+    place,
+    relays,
+    way,
+    web_rules,
+)
+from proxy.restrict import GIT_FETCH_TYPE, READING, Request
+from proxy.rules import BadRule, Rule, parse_rule
+from proxy.ruleset import MAX_RULES, Access, BadPolicy, Policy, parse
 
-Access = Literal["off", "limited", "unrestricted"]
-Way = Literal["splice", "inspect"]
+__all__ = [
+    "Access", "BadPolicy", "Decision", "Policy", "Way", "decide_connection", "decide_name", "decide_request", "explain",
+    "parse", "relays", "way",
+]  # fmt: skip
 
-# In `limited` an allowed domain means its web server. Other ports would need a rule that names them.
-WEB_PORTS = (80, 443)
-MAX_DOMAINS = 10_000
+_URL = re.compile(r"(https?|tcp)://([^/?#\s]+)([^#\s]*)(#\S*)?", re.IGNORECASE)
 
-
-class BadPolicy(ValueError):
-    """A policy that can't be enforced as written. The message says what to write instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    phase: str
-    access: Access
-    allow: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """`rule` is the rule that allowed it, or for a refusal the rule that would (empty if no rule would)."""
-
-    allowed: bool
-    rule: str
-    reason: str
-
-
-def parse(value: Any) -> Policy:
-    """The policy in one decoded JSON object {"phase", "access", "allow"}; raises BadPolicy."""
-    if not isinstance(value, dict):
-        raise BadPolicy("a policy is an object with phase, access and allow")
-    if unknown := sorted(set(value) - {"phase", "access", "allow"}):
-        # Leaving a key out that was meant to narrow the policy would open it.
-        raise BadPolicy(f"a policy has no {unknown[0]!r}: it consists of phase, access and allow")
-    phase, allow = value.get("phase"), value.get("allow", [])
-    if not isinstance(phase, str) or not phase:
-        raise BadPolicy("a policy needs its phase, for example 'setup'")
-    if not isinstance(allow, list) or not all(isinstance(item, str) for item in allow) or len(allow) > MAX_DOMAINS:
-        raise BadPolicy(f"allow is a list of at most {MAX_DOMAINS} domains")
-    match value.get("access"):
-        case "off" | "limited" | "unrestricted" as access:
-            return Policy(phase, access, tuple(parse_domain(item) for item in allow))
-        case other:
-            raise BadPolicy(f"access is off, limited or unrestricted, not {other!r}")
+_plain_of_rule = lru_cache(MAX_RULES)(plain)
 
 
-def parse_domain(text: str) -> str:
-    """An allowed domain in canonical form; raises BadPolicy with what to write instead."""
-    if text.startswith("*."):
-        raise BadPolicy(f"{text!r}: write {text[2:]!r}, which covers the domain and all below it")
+def decide_request(
+    policy: Policy, host: str, port: int, *, tls: bool, method: str, target: str, fields: Sequence[tuple[str, str]]
+) -> Decision:
+    """May this request be sent on a connection that was allowed? `target` begins with / or is *."""
+    connection = decide_connection(policy, host, port, tls=tls)
+    if not connection.allowed:
+        return connection
+    request = Request.read(method, target, fields)
+    if not request.path.startswith("/") and request.path != "*":
+        return Decision(False, "", "the request target is malformed")
+    denies = [rule for rule in policy.denies(host) if rule.partial and rule.fits(port, tls)]
+    allows = web_rules(policy, host, port, tls)
+    if any(rule.path for rule in (*denies, *allows)) and (odd := oddity(request.path)):
+        return Decision(False, "", f"the path can't be compared with the rules for {host}, because it has {odd}")
+    if refusal := _refused_by_deny(policy, host, denies, request):
+        return refusal
+    here = [rule for rule in allows if request.path.startswith(rule.path)]
+    by = base(policy, host, port, tls)
+    if granted := _granted(policy, here, by, request):
+        return Decision(True, granted, "")
+    suggested = _url(host, port, tls, request.path) if not by and all(rule.path for rule in here) else place(host, port)
+    return _refused(policy, host, suggested, here, bool(here or by), request)
+
+
+def explain(policy: Policy, url: str, method: str) -> Decision:
+    """What would happen to a request (http, https) or a connection (tcp) to this URL. Never raises."""
     try:
-        return canonical(text)
-    except BadName as error:
-        raise BadPolicy(f"{text!r} is no domain (like example.com, without scheme, port or path): {error}") from error
+        asked, target = _asked(url)
+    except BadRule as error:
+        return Decision(False, "", str(error))
+    decision = _foretell(policy, asked, method.upper(), target)
+    if decision.allowed or not decision.rule:
+        return decision
+    # A rule for the host may not be enough, where methods are restricted.
+    again = _foretell(replace(policy, rules=(*policy.rules, parse_rule(decision.rule))), asked, method.upper(), target)
+    return decision if again.allowed else replace(decision, rule=again.rule)
 
 
-def decide(policy: Policy, name: str, port: int | None) -> Decision:
-    """May this name be reached on this port? `None` asks for any port at all (a name being resolved)."""
-    if policy.access == "off":
-        return Decision(False, "", f"network access is off in the {policy.phase} phase")
-    if policy.access == "unrestricted":
-        return Decision(True, "unrestricted", "")
-    rule = covering(name, policy.allow)
-    if rule is None:
-        return Decision(False, suggest(name), f"{name} is not among the allowed domains of the {policy.phase} phase")
-    if port is not None and port not in WEB_PORTS:
-        return Decision(False, "", f"port {port} of {name} can't be reached in limited access, only ports 80 and 443")
-    return Decision(True, rule, "")
+def _asked(url: str) -> tuple[Rule, str]:
+    """Scheme, host and port of a URL in the form of a rule, and the request target; raises BadRule."""
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        raise BadRule("it is no URL like https://example.com/path or tcp://example.com:22")
+    scheme, authority, rest = parts[1].lower(), parts[2], parts[3]
+    asked = parse_rule(f"{scheme}://{authority}" if scheme == "tcp" else f"{scheme}://{authority}/")
+    if asked.match == "subdomains":
+        raise BadRule("it names many hosts, and a URL names one")
+    return asked, rest if rest.startswith("/") else f"/{rest}"
 
 
-def suggest(name: str) -> str:
-    """The narrowest rule that would allow this name."""
-    return name
+def _foretell(policy: Policy, asked: Rule, method: str, target: str) -> Decision:
+    host, port = asked.host or str(asked.network).removesuffix("/32"), asked.ports[0]
+    if relayed := relays(policy, host, port):
+        return relayed
+    if asked.scheme != "tcp":
+        fields = [("content-type", GIT_FETCH_TYPE)] if method == "POST" else []  # it only matters where git fetches
+        tls = asked.scheme == "https"
+        return decide_request(policy, host, port, tls=tls, method=method, target=target, fields=fields)
+    reason = f"only TLS and HTTP pass without a tcp:// rule, and there is none for port {port} of {host}"
+    return bars_relay(policy, host, port) or Decision(False, f"tcp://{host}:{port}", reason)
 
 
-def way(policy: Policy, *, tls: bool) -> Way:
-    """How an allowed connection is carried. A list of domains is only worth something if every request is seen,
-    since one server answers for many names and the client may change the name after the handshake. Without TLS
-    seeing the requests costs the user nothing, and gives a better record."""
-    return "splice" if tls and policy.access == "unrestricted" else "inspect"
+def _refused_by_deny(policy: Policy, host: str, denies: list[Rule], request: Request) -> Decision | None:
+    """`denies` are about some requests only, and any spelling that a server may read as theirs counts."""
+    folded = plain(request.path)
+    for deny in denies:
+        if not request.path.startswith(deny.path) and not folded.startswith(_plain_of_rule(deny.path)):
+            continue
+        if deny.methods is None or request.method.upper() in deny.methods:
+            return denied(policy, host, deny)
+        if trick := request.trick():
+            return Decision(False, "", f"some methods are denied for {host}, and {trick}")
+    return None
+
+
+def _granted(policy: Policy, here: list[Rule], by: str, request: Request) -> str:
+    """What allows the request, "" if nothing does. `here` are the rules for its path, `by` the preset or access."""
+    trick = request.trick()
+    choosy = [rule for rule in here if rule.methods is not None or rule.git]
+    if not trick and (rule := next((rule for rule in choosy if _lets(rule, request)), None)):
+        return rule.text
+    granted = next((rule.text for rule in here if rule.methods is None and not rule.git), "")
+    if policy.methods is None:
+        return granted or ("" if choosy else by)
+    pushes = any(rule.git for rule in choosy) and request.pushes_with_git()
+    return (granted or by) if request.method in policy.methods and not trick and not pushes else ""
+
+
+def _lets(rule: Rule, request: Request) -> bool:
+    if rule.git and request.pushes_with_git():
+        return False
+    methods = READING if rule.methods is None else rule.methods
+    return request.method in methods or (rule.git and request.fetches_with_git())
+
+
+def _refused(policy: Policy, host: str, rule: str, here: list[Rule], covered: bool, request: Request) -> Decision:
+    """The refusal of a request that nothing denies. `covered`: its path is allowed, but not what it does there."""
+    who, restricted = f"the {policy.phase} phase", policy.methods is not None
+    if (covered or restricted) and (trick := request.trick()):
+        return Decision(False, "" if restricted else rule, f"the methods for {host} are restricted, and {trick}")
+    if covered and any(rule.git for rule in here) and request.pushes_with_git():
+        return Decision(False, _with_method(rule, request), f"git=read lets {who} fetch from {host}, not push to it")
+    if covered or (policy.methods is not None and request.method not in policy.methods):
+        reason = f"{request.method} is not among the methods that {who} may use with {host}"
+        return Decision(False, _with_method(rule, request), reason)
+    return Decision(False, rule, f"this path of {host} is not among what {who} may reach")
+
+
+def _url(host: str, port: int, tls: bool, path: str) -> str:
+    """The rule for just this path, or for the host where no rule can spell the path."""
+    authority = host if port == (443 if tls else 80) else f"{host}:{port}"
+    return _valid(f"{'https' if tls else 'http'}://{authority}{path}") or place(host, port)
+
+
+def _with_method(rule: str, request: Request) -> str:
+    if request.fetches_with_git():
+        return f"{rule} git=read"
+    return _valid(f"{rule} methods={request.method}") if request.method.isupper() else ""
+
+
+def _valid(rule: str) -> str:
+    try:
+        return parse_rule(rule).text
+    except BadRule:
+        return ""

@@ -1,9 +1,8 @@
-"""Truth tables of the filter's decisions: names, policies, addresses, requests. Must not need I/O of any kind."""
+"""Truth tables of the filter's decisions: names, addresses, requests. Must not need I/O of any kind."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 from proxy.addresses import Refused, kind, permitted
 from proxy.names import BadName, canonical, covering
-from proxy.policy import BadPolicy, Policy, decide, parse, way
 from proxy.request import Head, path_of, refusal, response, strip_upgrades
 
 LABEL = "a" * 63
@@ -70,72 +68,6 @@ def test_canonical_names_are_harmless(text: str) -> None:
 )  # fmt: skip
 def test_domains_end_at_dots(name: str, covered: bool) -> None:
     assert (covering(name, ["other.org", "example.com"]) == "example.com") is covered
-
-
-OFF, OPEN = Policy("agent", "off"), Policy("setup", "unrestricted")
-LIMITED = Policy("agent", "limited", ("example.com", "internal"))
-
-
-@pytest.mark.parametrize(
-    ("policy", "name", "port", "allowed", "rule"),
-    [
-        (OFF, "example.com", 443, False, ""),
-        (OFF, "example.com", None, False, ""),
-        (OPEN, "example.com", 443, True, "unrestricted"),
-        (OPEN, "example.com", 22, True, "unrestricted"),
-        (LIMITED, "example.com", 443, True, "example.com"),
-        (LIMITED, "a.example.com", 80, True, "example.com"),
-        (LIMITED, "a.example.com", None, True, "example.com"),
-        (LIMITED, "internal", 80, True, "internal"),
-        (LIMITED, "example.com", 8080, False, ""),
-        (LIMITED, "example.com", 22, False, ""),
-        (LIMITED, "example.org", 443, False, "example.org"),
-        (LIMITED, "badexample.com", None, False, "badexample.com"),
-        (Policy("agent", "limited"), "example.com", 443, False, "example.com"),
-    ],
-)
-def test_policy(policy: Policy, name: str, port: int | None, allowed: bool, rule: str) -> None:
-    decision = decide(policy, name, port)
-    assert (decision.allowed, decision.rule) == (allowed, rule)
-    assert bool(decision.reason) is not allowed
-
-
-def test_the_suggested_rule_allows() -> None:
-    refused = decide(LIMITED, "a.b.example.org", 443)
-    assert decide(Policy("agent", "limited", (refused.rule,)), "a.b.example.org", 443).allowed
-
-
-def test_only_unrestricted_tls_is_spliced() -> None:
-    assert way(OPEN, tls=True) == "splice"
-    assert way(OPEN, tls=False) == way(LIMITED, tls=True) == way(LIMITED, tls=False) == "inspect"
-
-
-def test_parse_makes_names_canonical() -> None:
-    value = {"phase": "setup", "access": "limited", "allow": ["Example.COM.", "bücher.example"]}
-    assert parse(value) == Policy("setup", "limited", ("example.com", "xn--bcher-kva.example"))
-    assert parse({"phase": "agent", "access": "off"}) == OFF
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"access": "open"}, "off, limited or unrestricted"),
-        ({"access": None}, "off, limited or unrestricted"),
-        ({"phase": ""}, "phase"),
-        ({"allow": "example.com"}, "list"),
-        ({"allow": [1]}, "list"),
-        ({"allow": ["*.example.com"]}, "write 'example.com'"),
-        ({"allow": ["https://example.com/"]}, "without scheme"),
-        ({"allow": ["10.0.0.1"]}, "address"),
-        ({"allow": ["a"] * 10_001}, "at most"),
-        ({"methods": ["GET"]}, "no 'methods'"),
-    ],
-)
-def test_a_policy_that_cannot_be_enforced_is_refused(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(BadPolicy, match=words):
-        parse({"phase": "agent", "access": "limited", "allow": []} | change)
-    with pytest.raises(BadPolicy):
-        parse([])
 
 
 @pytest.mark.parametrize(

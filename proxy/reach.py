@@ -1,0 +1,124 @@
+"""Which names and connections a policy permits, and by which way. Requests are decided in policy.py, after these.
+
+Pure. Nothing here sees a request, so a rule that is about some requests only allows the connection, and has it inspected.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.rules import WEB_PORTS, Rule, as_address
+from proxy.ruleset import Policy
+
+Way = Literal["splice", "inspect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`rule` is the rule that allowed it, or for a refusal the narrowest one that would (empty if none would)."""
+
+    allowed: bool
+    rule: str
+    reason: str
+
+
+def decide_name(policy: Policy, name: str) -> Decision:
+    """May anything of this name be reached at all? Whoever may not reach it learns no address."""
+    if barred := _barred(policy, name, None, None):
+        return barred
+    granted = next((rule.text for rule in policy.allows(name)), "") or base(policy, name, None, None)
+    return Decision(True, granted, "") if granted else Decision(False, name, _out_of_reach(policy, name))
+
+
+def decide_connection(policy: Policy, host: str, port: int, *, tls: bool) -> Decision:
+    """May TLS, or HTTP without it, be spoken with this host on this port? Each request is decided after it."""
+    if barred := _barred(policy, host, port, tls):
+        return barred
+    granted = next((rule.text for rule in web_rules(policy, host, port, tls)), "") or base(policy, host, port, tls)
+    if granted:
+        return Decision(True, granted, "")
+    return Decision(False, place(host, port), _out_of_reach(policy, host, port))
+
+
+def relays(policy: Policy, host: str, port: int) -> Decision | None:
+    """What a tcp:// rule says of this connection, whatever protocol it speaks; None if there is no such rule."""
+    rule = next((rule for rule in policy.allows(host) if rule.scheme == "tcp" and rule.fits(port, None)), None)
+    if rule is None or policy.access == "off":
+        return None
+    return bars_relay(policy, host, port) or Decision(True, rule.text, "")
+
+
+def bars_relay(policy: Policy, host: str, port: int) -> Decision | None:
+    """Why no tcp:// rule could let this through. A deny of only some requests counts: nobody would see them."""
+    if policy.access == "off":
+        return _off(policy)
+    deny = next((deny for deny in policy.denies(host) if deny.fits(port, None)), None)
+    return None if deny is None else denied(policy, host, deny)
+
+
+def way(policy: Policy, host: str, port: int, *, tls: bool) -> Way:
+    """How an allowed connection is carried. Seeing the requests of plain HTTP costs nothing, and gives a better record.
+
+    A list of hosts is only worth something if every request is seen, since one server answers for many names and the
+    client may change the name after the handshake: limited access is inspected where no rule says otherwise.
+    """
+    if not tls or _must_be_seen(policy, host, port):
+        return "inspect"
+    modes = [
+        ((rule.host, rule.match == "exact"), rule.mode) for rule in web_rules(policy, host, port, tls) if rule.mode
+    ]
+    if modes:
+        narrowest, _ = modes[0]
+        return "inspect" if (narrowest, "inspect") in modes else "splice"
+    return "splice" if policy.access == "unrestricted" and host not in policy.artifact_hosts else "inspect"
+
+
+def _barred(policy: Policy, host: str, port: int | None, tls: bool | None) -> Decision | None:
+    """Why there can be no connection, whatever is allowed. Of a name (no port): why there can be none at all."""
+    if policy.access == "off":
+        return _off(policy)
+    for rule in policy.denies(host):
+        if not rule.partial and (rule.fits(port, tls) if port is not None else not rule.ports):
+            return denied(policy, host, rule)
+    return None
+
+
+def _off(policy: Policy) -> Decision:
+    return Decision(False, "", f"network access is off in the {policy.phase} phase")
+
+
+def _must_be_seen(policy: Policy, host: str, port: int) -> bool:
+    rules = (*policy.denies(host), *web_rules(policy, host, port, True))
+    return (
+        policy.methods is not None
+        or any(rule.partial and rule.fits(port, True) for rule in rules)
+        or any(credential.covers(host) for credential in policy.credentials)
+    )
+
+
+def denied(policy: Policy, host: str, rule: Rule) -> Decision:
+    """The refusal by a deny; no rule would help."""
+    if policy.ceils(host, rule):
+        return Decision(False, "", f"{host} is denied to everybody by the administrator of this host")
+    return Decision(False, "", f"{host} is denied by the rule {rule.text!r}")
+
+
+def base(policy: Policy, host: str, port: int | None, tls: bool | None) -> str:
+    """What allows this without a rule for it: unrestricted access (only of names) or the preset; "" if nothing does."""
+    if policy.access == "unrestricted" and as_address(host) is None:
+        return "unrestricted"
+    return f"preset {policy.preset}" if policy.preset_covers(host, port, tls) else ""
+
+
+def web_rules(policy: Policy, host: str, port: int, tls: bool) -> list[Rule]:
+    """The rules that allow something of this TLS or HTTP connection, the narrowest first."""
+    return [rule for rule in policy.allows(host) if rule.scheme != "tcp" and rule.fits(port, tls)]
+
+
+def place(host: str, port: int) -> str:
+    """The rule for all of this host's web server on this port."""
+    return host if port in WEB_PORTS else f"{host}:{port}"
+
+
+def _out_of_reach(policy: Policy, host: str, port: int | None = None) -> str:
+    where = host if port is None or port in WEB_PORTS else f"port {port} of {host}"
+    return f"{where} is not among what the {policy.phase} phase may reach"

@@ -1,0 +1,79 @@
+"""What a method restriction has to know of a request: what it really does, whatever its method says.
+
+Pure. It must not trust one place alone: the method is in the request line, in override fields, in what a WebSocket or a
+body carries. A restriction that looks at the request line only restricts nobody.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote
+
+from proxy.paths import oddity
+
+READING = frozenset(("GET", "HEAD", "OPTIONS"))
+_WITHOUT_BODY = READING | {"TRACE"}
+GIT_FETCH_TYPE = "application/x-git-upload-pack-request"
+_GIT_FETCH, _GIT_PUSH = "git-upload-pack", "git-receive-pack"
+_HARMLESS_UPGRADES = frozenset(("h2c", ""))  # offered with every plain request by some clients, and taken off
+# X-HTTP-Method-Override, X-HTTP-Method, X-Method-Override and their relatives; not the fields of CORS.
+_OVERRIDING_FIELD = re.compile(r"(?=x-|.*override).*\b(http)?(method|verb)(override)?\b.*")
+_OVERRIDING_PARAMETER = re.compile(r"(_|\$|x-).*(method|verb).*")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of one request. Its body counts as announced by content-length or transfer-encoding; where HTTP/2
+    carries one without a length, the caller says so with a transfer-encoding of its own."""
+
+    method: str
+    path: str
+    query: str
+    fields: tuple[tuple[str, str], ...]  # names in lower case, with hyphens only
+
+    @classmethod
+    def read(cls, method: str, target: str, fields: Sequence[tuple[str, str]]) -> "Request":
+        path, _, query = target.partition("?")
+        # Gateways to CGI, WSGI and PHP make X_A and X-A the same variable.
+        return cls(method, path, query, tuple((name.lower().replace("_", "-"), value) for name, value in fields))
+
+    def trick(self) -> str | None:
+        """How this request could do what its method doesn't show, or None."""
+        if self.method.upper() == "CONNECT" or any(_upgrades(*field) for field in self.fields):
+            return "a WebSocket or another upgrade carries what no method restriction sees"
+        if any(_OVERRIDING_FIELD.fullmatch(name) for name, _ in self.fields):
+            return "a header field of the request overrides the method"
+        if any(_OVERRIDING_PARAMETER.fullmatch(name.lower()) for name in self._parameters()):
+            return "a parameter in the query overrides the method"
+        if self.method in _WITHOUT_BODY and any(_announces_body(*field) for field in self.fields):
+            return f"a {self.method} request has no body"
+        return None
+
+    def fetches_with_git(self) -> bool:
+        """Is it the POST by which git fetches and clones, which changes nothing on the server?"""
+        types = [value.strip().lower() for name, value in self.fields if name == "content-type"]
+        return (
+            self.method == "POST"
+            and self.path.endswith(f"/{_GIT_FETCH}")
+            and types == [GIT_FETCH_TYPE]
+            # A server that takes off what follows these would have another path, to which POST may do anything.
+            and not oddity(self.path)
+            and not set(unquote(unquote(self.path))) & set("?#;")
+        )
+
+    def pushes_with_git(self) -> bool:
+        """Is it part of a push, whose first step is a GET?"""
+        return f"/{_GIT_PUSH}" in unquote(self.path) or _GIT_PUSH in unquote(self.query)
+
+    def _parameters(self) -> list[str]:
+        return [name for name, _ in parse_qsl(self.query.replace(";", "&"), keep_blank_values=True, errors="replace")]
+
+
+def _upgrades(name: str, value: str) -> bool:
+    if name == "upgrade":
+        return bool({offer.strip().lower() for offer in value.split(",")} - _HARMLESS_UPGRADES)
+    return name == ":protocol" or name.startswith("sec-websocket-")
+
+
+def _announces_body(name: str, value: str) -> bool:
+    return name == "transfer-encoding" or (name == "content-length" and bool(value.strip().strip("0")))
