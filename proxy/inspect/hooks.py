@@ -4,12 +4,14 @@ mitmproxy calls on_<hook>; an exception in one ends the connection (handler.py).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mitmproxy import flow, http
 
 from proxy.addresses import Refused
 from proxy.destination import Denied
 from proxy.dial import DialError, Dialler
+from proxy.inspect.brokering import Brokering
 from proxy.passage import Asked, Passage
 from proxy.records import printable
 from proxy.request import DENIED_HEADER, Head, body, path_of, refusal, strip_upgrades
@@ -19,16 +21,27 @@ ARTIFACTS = ("artifacts.invalid", 80)
 _BODILESS = ("GET", "HEAD", "OPTIONS")
 
 
+@dataclass(slots=True)
+class _Request:
+    """What is known of a request while it is under way."""
+
+    rule: str = ""
+    size: int = 0  # bytes in both directions
+    answered: bool = False  # by the filter: it is in the records already
+    brokering: Brokering | None = None
+
+
 class Hooks:
     """Of one passage. `discard_body(flow)` makes mitmproxy drop what a refused request still sends."""
 
     def __init__(self, passage: Passage, dialler: Dialler, discard_body: Callable[[http.HTTPFlow], None]) -> None:
         self._passage, self._dialler, self._discard_body = passage, dialler, discard_body
+        self._requests: dict[str, _Request] = {}  # by the flow's id
         self.seen = False  # whether there was a request, or another reason to record
 
     async def on_requestheaders(self, it: http.HTTPFlow) -> None:
         """The decision about one request. What is not refused here is streamed to the one server of the passage."""
-        it.metadata["size"], self.seen = 0, True
+        self._requests[it.id], self.seen = _Request(), True
         try:
             await self._check(it)
         except Denied as denied:
@@ -38,9 +51,7 @@ class Hooks:
             self._answer(it, 502, str(error))
             self._passage.allowed(str(error), method=it.request.method, path=path_of(it.request.path))
         else:
-            it.request.authority = it.request.authority if it.request.is_http2 else ""  # always in origin form
-            strip_upgrades(it.request.headers)
-            it.request.stream = _counter(it, drop=_announces_no_body(it.request))
+            self._send_on(it)
 
     async def _check(self, it: http.HTTPFlow) -> None:
         passage, policy = self._passage, self._passage.sandbox.policy
@@ -53,33 +64,63 @@ class Hooks:
         asked = Asked(it.request.method, it.request.path, _fields(it.request))
         if not (decision := passage.decide_request(asked)).allowed:
             raise Denied(decision.reason, decision.rule)
-        it.metadata["rule"] = decision.rule
+        self._requests[it.id].rule = decision.rule
         try:
             await self._dialler.resolve(passage.name, passage.sandbox.look_ups, policy.denied_networks)
         except Refused as refused:
             raise Denied(str(refused)) from refused
         passage.requests[it.id] = asked
 
+    def _send_on(self, it: http.HTTPFlow) -> None:
+        passage, request = self._passage, self._requests[it.id]
+        it.request.authority = it.request.authority if it.request.is_http2 else ""  # always in origin form
+        strip_upgrades(it.request.headers)
+        credentials = [each for each in passage.sandbox.policy.credentials if each.covers(passage.name)]
+        if credentials and passage.tls:
+            request.brokering = Brokering(passage, credentials, it)
+            request.brokering.put_in()
+        drop = _announces_no_body(it.request)
+
+        def piece(data: bytes) -> bytes:
+            request.size += len(data)
+            if drop:
+                return b""
+            return request.brokering.request_piece(data) if request.brokering else data
+
+        it.request.stream = piece
+
     def _answer(self, it: http.HTTPFlow, status: int, reason: str) -> None:
-        it.metadata["answered"] = True
+        self._requests[it.id].answered = True
         fields = {"content-type": "text/plain"} | ({DENIED_HEADER: printable(reason)} if status == 403 else {})
         it.response = http.Response.make(status, body(reason, "denied" if status == 403 else "failed"), fields)
         self._discard_body(it)
 
     def on_responseheaders(self, it: http.HTTPFlow) -> None:
+        request = self._requests[it.id]
         if it.response is None:
             return
         if self._passage.absolute:
             it.response.headers["connection"] = "close"  # a client would send requests for other hosts on it
-        if "answered" in it.metadata:
+        if request.answered:
             return
         if it.response.status_code == 101 and it.response.headers.get("upgrade", "").lower() != "websocket":
             it.error = flow.Error(flow.Error.KILLED_MESSAGE)  # an opaque tunnel otherwise
             return
+        it.response.headers.pop(DENIED_HEADER, None)  # says that the filter speaks
         it.response.headers.pop("alt-svc", None)  # leads to QUIC, which goes nowhere, and to other names
-        it.response.stream = _counter(it)
+        if request.brokering:
+            request.brokering.mask_head()
+
+        def piece(data: bytes) -> bytes:
+            request.size += len(data)
+            return request.brokering.response_piece(data) if request.brokering else data
+
+        it.response.stream = piece
 
     def on_response(self, it: http.HTTPFlow) -> None:
+        request = self._requests[it.id]
+        if request.brokering:
+            request.brokering.mask_trailers()
         if it.websocket is None:
             self._ended(it)
 
@@ -88,7 +129,10 @@ class Hooks:
 
     def on_websocket_message(self, it: http.HTTPFlow) -> None:
         assert it.websocket is not None
-        it.metadata["size"] += len(it.websocket.messages[-1].content)
+        request, message = self._requests[it.id], it.websocket.messages[-1]
+        request.size += len(message.content)
+        if request.brokering and not message.from_client:
+            message.content = request.brokering.mask_message(message.content)
         it.websocket.messages.clear()  # else all of them would be kept to the end
 
     def on_websocket_end(self, it: http.HTTPFlow) -> None:
@@ -96,21 +140,13 @@ class Hooks:
 
     def _ended(self, it: http.HTTPFlow, reason: str = "") -> None:
         self._passage.requests.pop(it.id, None)
-        if "answered" not in it.metadata:
-            self._passage.allowed(
-                reason, method=it.request.method, path=path_of(it.request.path), size=it.metadata.get("size", 0),
-                rule=it.metadata.get("rule"),
-            )  # fmt: skip
-
-
-def _counter(it: http.HTTPFlow, *, drop: bool = False) -> Callable[[bytes], bytes]:
-    """Counts what passes, and with `drop` lets nothing pass."""
-
-    def count(data: bytes) -> bytes:
-        it.metadata["size"] += len(data)
-        return b"" if drop else data
-
-    return count
+        request = self._requests.pop(it.id, None)
+        if request is None or request.answered:
+            return
+        if request.brokering:
+            reason = request.brokering.masker.mask_text(reason)
+        path = path_of(it.request.path)
+        self._passage.allowed(reason, method=it.request.method, path=path, size=request.size, rule=request.rule)
 
 
 def _announces_no_body(request: http.Request) -> bool:
