@@ -17,7 +17,8 @@ DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 
 # Any address does: whatever a sandbox asks on port 53 reaches the filter's resolver. This one is reserved for benchmarks.
 _RESOLV_CONF: Final = b"# Every query is answered by the filter.\nnameserver 198.18.0.1\noptions timeout:5 attempts:2\n"
-_HOSTS: Final = b"127.0.0.1 localhost hutch\n"
+# `proxy` is the filter's explicit proxy, port 8080: for programs that want one, with the same decisions.
+_HOSTS: Final = b"127.0.0.1 localhost hutch\n198.18.0.1 proxy\n"
 
 # For an agent that commits: git refuses to without a name. Anything in ~/.gitconfig or the repository wins.
 GIT_CONFIG: Final = b"[user]\n\tname = Hutch\n\temail = hutch@localhost\n"
