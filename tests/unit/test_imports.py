@@ -21,7 +21,7 @@ DOORS = {
     "ctypes": ("sandbox/inside/syscalls.py",),
     "prctl": ("sandbox/inside/",),
     "pyroute2": ("sandbox/host/network.py",),
-    "mitmproxy": ("proxy/inspect.py",),
+    "mitmproxy": ("proxy/inspect/",),
     "pygit2": ("rootfs/git",),
     "pyseccomp": ("sandbox/host/seccomp.py",),
 }
