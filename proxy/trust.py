@@ -21,6 +21,9 @@ BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 # What programs of other distributions open. All hold the same merged bundle.
 OTHER_BUNDLES = ("etc/pki/tls/certs/ca-bundle.crt", "etc/ssl/cert.pem")
 LOCAL = "usr/local/share/ca-certificates"
+# Where other distributions' tools (update-ca-trust of Fedora and Arch, SUSE's update-ca-certificates) look for additions.
+ANCHORS = ("etc/pki/ca-trust/source/anchors", "etc/ca-certificates/trust-source/anchors", "etc/pki/trust/anchors")
+CA_FILE = "etc/ssl/certs/hutch.pem"  # the CA alone
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
@@ -117,7 +120,8 @@ def trust_files(image_bundle: bytes, host_bundle: bytes, ca_pem: bytes) -> dict[
     files[f"{LOCAL}/hutch.crt"] = ca
     if extra := b"".join(block for block in host if block not in set(image)):
         files[f"{LOCAL}/hutch-host.crt"] = extra
-    files["etc/ssl/certs/hutch.pem"] = ca
+    files |= dict.fromkeys((f"{directory}/hutch.pem" for directory in ANCHORS), ca)
+    files[CA_FILE] = ca
     files[f"etc/ssl/certs/{subject_hash(ca)}.0"] = Link("hutch.pem")
     return files
 

@@ -1,4 +1,4 @@
-"""Reads single files of an image through its layers, as overlayfs would show them.
+"""Reads single files and directories of an image through its layers, as overlayfs would show them.
 
 Must not follow a link out of the image, must not mount, and reads regular files only, up to a size.
 """
@@ -6,7 +6,9 @@ Must not follow a link out of the image, must not mount, and reads regular files
 import os
 import stat
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rootfs.errors import ImageError, shown
@@ -27,14 +29,11 @@ def read_from_image(store: Store, image: Image, path: str, limit: int = DEFAULT_
 
 def read_from_layers(layers: Sequence[Path], path: str, limit: int = DEFAULT_LIMIT) -> bytes | None:
     """Like `read_from_image`, for any stack of directories (bottom first)."""
-    found = _find(layers, path)
-    if found is None:
-        return None
-    directory, name = found
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    finally:
-        os.close(directory)
+    with _walk(layers, path) as place:
+        if place is None or place.file is None:
+            return None
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(place.file, flags, dir_fd=place.owner)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
@@ -46,41 +45,73 @@ def read_from_layers(layers: Sequence[Path], path: str, limit: int = DEFAULT_LIM
     return data
 
 
-def _find(layers: Sequence[Path], path: str) -> tuple[int, bytes] | None:
-    """The topmost layer's open directory and the file's name in it. Links are resolved here, one part at a time."""
+def real_path(store: Store, image: Image, path: str) -> str | None:
+    """The path below the root without links that leads to the same file or directory; None when there is none."""
+    with _walk(store.layer_paths(image), path) as place:
+        return None if place is None else place.path
+
+
+def names_in_image(store: Store, image: Image, path: str) -> list[str]:
+    """What a directory of the image contains, sorted; nothing when it isn't one."""
+    with _walk(store.layer_paths(image), path) as place:
+        return [] if place is None or place.file is not None else sorted(place.directory.names())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a path leads, without its links: a directory, or a file in it, which `owner` (an open directory) holds."""
+
+    directory: "_Merged"
+    path: str
+    file: bytes | None = None
+    owner: int = -1
+
+
+@contextmanager
+def _walk(layers: Sequence[Path], path: str) -> Iterator[_Place | None]:
+    """Open what is needed to look at `path`. Links are resolved here, one part at a time."""
     tops = [os.open(layer, _DIRECTORY) for layer in reversed(layers)]  # topmost first
-    stack = [_Merged(tops)]
+    stack = [(b"", _Merged(tops))]
+    try:
+        yield _resolve(stack, path)
+    finally:
+        for _, merged in stack:
+            merged.close()
+
+
+def _resolve(stack: list[tuple[bytes, "_Merged"]], path: str) -> _Place | None:
     left = deque(os.fsencode(path).split(b"/"))
     links = 0
-    try:
-        while left:
-            part = left.popleft()
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                if len(stack) > 1:
-                    stack.pop().close()
-                continue
-            owner = stack[-1].owner(part)
-            if owner is None:
-                return None
-            directory, mode = owner
-            if stat.S_ISLNK(mode):
-                links += 1
-                target = os.readlink(part, dir_fd=directory)
-                if links > _LINKS_MAX or len(left) > _PARTS_MAX:
-                    raise ImageError(f"cannot read {shown(path)} in the image: too many links", "repair the image")
-                left.extendleft(reversed(target.split(b"/")))
-                while target.startswith(b"/") and len(stack) > 1:
-                    stack.pop().close()
-            elif stat.S_ISDIR(mode):
-                stack.append(stack[-1].inner(part))
-            else:
-                return (os.dup(directory), part) if not any(p not in (b"", b".") for p in left) else None
-        return None
-    finally:
-        for merged in stack:
-            merged.close()
+    while left:
+        part = left.popleft()
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            if len(stack) > 1:
+                stack.pop()[1].close()
+            continue
+        owner = stack[-1][1].owner(part)
+        if owner is None:
+            return None
+        directory, mode = owner
+        if stat.S_ISLNK(mode):
+            links += 1
+            target = os.readlink(part, dir_fd=directory)
+            if links > _LINKS_MAX or len(left) > _PARTS_MAX:
+                raise ImageError(f"cannot read {shown(path)} in the image: too many links", "repair the image")
+            left.extendleft(reversed(target.split(b"/")))
+            while target.startswith(b"/") and len(stack) > 1:
+                stack.pop()[1].close()
+        elif stat.S_ISDIR(mode):
+            stack.append((part, stack[-1][1].inner(part)))
+        else:
+            is_last = not any(rest not in (b"", b".") for rest in left)
+            return _Place(stack[-1][1], _joined(stack, part), part, directory) if is_last else None
+    return _Place(stack[-1][1], _joined(stack))
+
+
+def _joined(stack: list[tuple[bytes, "_Merged"]], *last: bytes) -> str:
+    return os.fsdecode(b"/".join([*(name for name, _ in stack[1:]), *last]))
 
 
 class _Merged:
@@ -102,6 +133,11 @@ class _Merged:
                 continue
             return None if _is_whiteout(info) else (fd, info.st_mode)
         return None
+
+    def names(self) -> set[str]:
+        """Everything that is seen in it."""
+        found = {name for fd in self._directories for name in os.listdir(fd)}
+        return {name for name in found if self.owner(os.fsencode(name)) is not None}
 
     def inner(self, name: bytes) -> "_Merged":
         """The directory of that name, merged from every layer down to the first that isn't one or is opaque."""

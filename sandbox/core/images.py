@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from proxy import trust
 from rootfs.errors import UnknownImage
 from rootfs.image import Image
 from rootfs.read_image import read_from_image
 from rootfs.store import Store
-from rootfs.system_layer import Content, Link, make_system_layer
-from sandbox.core import environment
+from rootfs.system_layer import Content, make_system_layer
+from sandbox.core import environment, image_trust
 from sandbox.core.errors import NotFound
-from sandbox.host.filter import host_bundle
+from sandbox.host.trusted import host_bundle
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,10 @@ class Bases:
         return {base.layers[-1] for base in self._prepared.values()}
 
     def _prepare(self, image: Image) -> Base:
-        own_bundle = read_from_image(self._store, image, trust.BUNDLE) or b""
         files: dict[str, Content] = dict(environment.overlay_files())
         if read_from_image(self._store, image, "etc/gitconfig") is None:
             files["etc/gitconfig"] = environment.GIT_CONFIG
-        for path, content in trust.trust_files(own_bundle, Path(host_bundle()).read_bytes(), self._ca_pem).items():
-            files[path] = Link(content.target) if isinstance(content, trust.Link) else content
+        files |= image_trust.files(self._store, image, host_bundle().read_bytes(), self._ca_pem)
         layer = make_system_layer(self._store, files)
         has_bash = read_from_image(self._store, image, "bin/bash") is not None
         return Base(image, (*image.layers, layer), has_bash)

@@ -16,8 +16,8 @@ _HOST_BUNDLES: Final = (
 
 
 def host_bundle() -> Path:
-    """The host's own bundle of trusted certificates. Raises HostError when there is none."""
-    for candidate in _HOST_BUNDLES:
+    """The host's bundle of trusted certificates: SSL_CERT_FILE as for any program, or the system's. Raises HostError."""
+    for candidate in (os.environ.get("SSL_CERT_FILE", ""), *_HOST_BUNDLES):
         if Path(candidate).is_file():
             return Path(candidate)
     raise HostError("cannot find the host's trusted certificates", "apt-get install ca-certificates")
