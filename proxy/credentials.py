@@ -20,6 +20,9 @@ PLACES: frozenset[str] = frozenset(get_args(Place))
 LEAST, MOST = 12, 8192
 LEAST_SECRET = 8  # letters and digits: what a placeholder can differ in
 
+# Nobody authenticates with these fields, and servers write them into logs and statistics that others read.
+NEVER_IN = frozenset({"host", "user-agent", "referer", "origin", "from", "via", "forwarded"})
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PRINTABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _PATH = re.compile(r"/[!-~]*")
@@ -148,8 +151,8 @@ def parse_target(text: str) -> Target:
             f"{text!r} is no host with a path (like api.example.com or git.example.com/team/): {error}"
         ) from error
     path = slash + path
-    if path and not _PATH.fullmatch(path):
-        raise BadCredential(f"{text!r}: the path has characters that are not in a URL's path")
+    if path and (not _PATH.fullmatch(path) or oddity(path) or set(path) & set("?#*;")):
+        raise BadCredential(f"{text!r}: the path must be plain: percent-encoded, without ?, #, *, ; and dot segments")
     return Target(name, "" if path == "/" else path)
 
 
@@ -159,6 +162,8 @@ def parse_header(text: str) -> Header:
     template = template.strip() if colon else "{}"
     if not _FIELD.fullmatch(name) or template.count("{}") != 1 or not _PRINTABLE.fullmatch(template):
         raise BadCredential(f"{text!r} is no header with one {{}} for the value, like 'Authorization: Bearer {{}}'")
+    if name.lower() in NEVER_IN:
+        raise BadCredential(f"a credential is never given to a server as {name}: servers write that into logs")
     before, _, after = template.partition("{}")
     return Header(name.lower(), before, after)
 

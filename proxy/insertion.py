@@ -10,13 +10,11 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from proxy.credentials import Credential
+from proxy.credentials import NEVER_IN, Credential
 from proxy.replacing import Replacer
 
 type Fields = Sequence[tuple[bytes, bytes]]
 
-# Nobody authenticates with these, and servers write them into logs and statistics that others read.
-_NEVER = frozenset({"host", "user-agent", "referer", "origin", "from", "via", "forwarded"})
 _BASIC = re.compile(rb"(basic +)([A-Za-z0-9+/]+)(={0,2}) *", re.IGNORECASE)
 
 
@@ -69,7 +67,7 @@ def _granted(credentials: Iterable[Credential], host: str, tls: bool, target: st
 
 def _in_field(credential: Credential, name: bytes, value: bytes) -> bytes:
     field, header = name.decode("latin-1").lower(), credential.header
-    if "header" not in credential.places or field in _NEVER or (header is not None and header.field != field):
+    if "header" not in credential.places or field in NEVER_IN or (header is not None and header.field != field):
         return value
     replaced = _in_text(credential, value)
     if replaced == value and field == "authorization":

@@ -12,9 +12,7 @@ from proxy.replacing import Replacer
 type Fields = Sequence[tuple[bytes, bytes]]
 
 # Requests for a compressed answer, a difference, a part (whose border may lie in the value) or another character set.
-_HIDING = frozenset(
-    {b"accept-encoding", b"a-im", b"range", b"request-range", b"if-range", b"accept-charset", b"want-content-digest"}
-)
+_HIDING = frozenset({b"accept-encoding", b"a-im", b"range", b"request-range", b"if-range", b"accept-charset"})
 
 
 class Masker(Replacer):
