@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import uvloop
 
+from proxy import lines
 from proxy.control import Control, HelloMessage
 from proxy.dial import Dialler
 from proxy.front import Front
@@ -63,7 +64,7 @@ async def _serve(control: socket.socket, shared: Shared) -> None:
 
         return serve
 
-    task = loop.create_task(Control(sandboxes, records, configure).run(control))
+    task = loop.create_task(lines.serve(control, Control(sandboxes, records, configure).apply, records))
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     await asyncio.wait([task])
     if not task.cancelled() and (error := task.exception()):
