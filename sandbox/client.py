@@ -17,7 +17,7 @@ from sandbox.failures import ANSWER_SECONDS, ApiError, ConnectionLost, DaemonUnr
 from sandbox.wire import Exchange, quote
 
 if TYPE_CHECKING:  # making the TypedDicts takes 2 ms, which no call needs
-    from sandbox.shapes import Collected, Image, Task, TaskSpec
+    from sandbox.shapes import Collected, Explanation, Image, NetworkChange, NetworkState, Task, TaskSpec
 
 __all__ = [
     "DEFAULT_SOCKET", "ApiError", "Client", "ConnectionLost", "DaemonUnreachable", "HutchError", "JobFailed", "Stream",
@@ -129,11 +129,30 @@ class Client:
         """One task, by its id or any unambiguous beginning of it."""
         return cast("Task", self._json("GET", f"/tasks/{_segment(task)}"))
 
-    def events(self, task: str, *, follow: bool) -> Stream:
-        """A task's events from the beginning; with `follow` live until the last one, {"type": "end", "task": Task}."""
-        return self._stream(
-            "GET", f"/tasks/{_segment(task)}/events?follow={'true' if follow else 'false'}", timeout=None
-        )
+    def events(self, task: str, *, follow: bool, only: str = "") -> Stream:
+        """A task's events from the beginning; with `follow` live until the last one, {"type": "end", "task": Task}.
+
+        only="network": the records of the network alone.
+        """
+        query = {"follow": "true" if follow else "false", **({"only": only} if only else {})}
+        return self._stream("GET", f"/tasks/{_segment(task)}/events{_query(query)}", timeout=None)
+
+    def network(self, task: str) -> NetworkState:
+        """What the phases of a task may reach, and the daemon's ceiling."""
+        return cast("NetworkState", self._json("GET", f"/tasks/{_segment(task)}/network"))
+
+    def change_network(self, task: str, setting: dict[str, Any]) -> NetworkChange:
+        """Set access, preset, rules (all of them) or methods of a task's agent; in force on return if that runs."""
+        return cast("NetworkChange", self._json("PATCH", f"/tasks/{_segment(task)}/network", setting))
+
+    def add_rules(self, task: str, rules: list[str]) -> NetworkChange:
+        """Allow, or with `deny RULE` deny, the agent of a task more; in force on return if that runs."""
+        return cast("NetworkChange", self._json("POST", f"/tasks/{_segment(task)}/network/rules", {"rules": rules}))
+
+    def explain(self, task: str, url: str, *, method: str = "GET", phase: str = "agent") -> Explanation:
+        """What would become of a request in a phase of a task."""
+        query = _query({"url": url, "method": method, "phase": phase})
+        return cast("Explanation", self._json("GET", f"/tasks/{_segment(task)}/network/explain{query}"))
 
     def diff(self, task: str) -> Stream:
         """A task's patch: take it with read() or chunks()."""
@@ -234,6 +253,10 @@ def _segment(name: str) -> str:
         return quote(name)
     except ValueError as error:
         raise HutchError(str(error), "give a name or an id") from error
+
+
+def _query(values: dict[str, str]) -> str:
+    return "?" + "&".join(f"{name}={_segment(value)}" for name, value in values.items())
 
 
 def _header(text: str) -> str:

@@ -6,7 +6,7 @@ instead of being dropped. It must not import anything but typing.
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, Required, TypedDict
 
 
 class ErrorText(TypedDict):
@@ -24,8 +24,18 @@ class Limits(TypedDict, total=False):
     pids: int
 
 
+class PhaseNetwork(TypedDict, total=False):
+    """What a phase may reach: access off, limited or unrestricted; preset; rules (`hutch net --help`); methods, None: any."""
+
+    access: Required[str]
+    preset: str
+    rules: list[str]
+    methods: list[str] | None
+
+
 class TaskSpec(TypedDict, total=False):
-    """What POST /tasks takes. timeout in seconds; access off, limited or unrestricted; repo a URL or absolute path."""
+    """What POST /tasks takes. timeout in seconds; repo a URL or absolute path; network has a PhaseNetwork, in which even
+    access may be left out, for each of setup, maintenance and agent."""
 
     repo: str | None
     ref: str | None
@@ -33,8 +43,7 @@ class TaskSpec(TypedDict, total=False):
     setup: str | None
     maintenance: str | None
     env: dict[str, str]
-    access: str
-    allow: list[str]
+    network: dict[str, dict[str, Any]]
     timeout: float | None
     command: list[str]
     limits: Limits | None
@@ -49,8 +58,9 @@ class PhaseResult(TypedDict):
 
 
 class Denied(TypedDict):
-    """A name that a task asked for in vain: how often, the rule that would allow it (empty: none would), and why not."""
+    """A name and port that a task asked for in vain: how often, the rule that would allow it (empty: none would), and why not."""
 
+    phase: NotRequired[str]
     name: str
     port: int
     count: int
@@ -63,6 +73,46 @@ class Network(TypedDict):
 
     allowed: int
     denied: list[Denied]
+
+
+class Ceiling(TypedDict):
+    """What the administrator lets no task exceed: denied to all, the most an agent may have, what may be private, and from
+    which file (empty: none)."""
+
+    deny: list[str]
+    agent_access: str
+    private: list[str]
+    file: str
+
+
+class NetworkState(TypedDict):
+    """What the phases of a task may reach: a PhaseNetwork for each of setup, maintenance and agent."""
+
+    task: str
+    state: str
+    policy: dict[str, PhaseNetwork]
+    ceiling: Ceiling
+
+
+class NetworkChange(TypedDict):
+    """What the agent may reach after a change; in force now, or (False) from its start on; what to know about it."""
+
+    task: str
+    agent: PhaseNetwork
+    in_force: bool
+    notices: list[str]
+
+
+class Explanation(TypedDict):
+    """What would become of a request: the rule that allows it, or the one that would (empty: none), and why not."""
+
+    task: str
+    phase: str
+    url: str
+    method: str
+    allowed: bool
+    rule: str
+    reason: str
 
 
 class CacheUse(TypedDict):
@@ -101,6 +151,7 @@ class Task(TypedDict):
     phases: list[PhaseResult]
     diff: DiffStat | None
     network: Network
+    policy: dict[str, PhaseNetwork]
     attempts: list[dict[str, Any]]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from proxy.names import BadName, canonical
+from sandbox.api.network_requests import NetworkRequest
 from sandbox.core.execs import ExecSpec
 from sandbox.core.model import TaskSpec
 from sandbox.host.cgroup_layout import Limits
@@ -70,26 +70,15 @@ class TaskRequest(_Strict):
     setup: str | None = Field(None, max_length=_SCRIPT)
     maintenance: str | None = Field(None, max_length=_SCRIPT)
     env: dict[str, str] = {}
-    access: str = Field("off", pattern="^(off|limited|unrestricted)$")
-    allow: list[str] = Field([], max_length=1000)
+    network: NetworkRequest = NetworkRequest()
     timeout: float | None = Field(None, gt=0, le=30 * 86400)
     limits: LimitsRequest | None = None
 
     _env = field_validator("env")(_check_env)
     _argv = field_validator("command")(_check_argv)
 
-    @field_validator("allow")
-    @classmethod
-    def _check_domains(cls, domains: list[str]) -> list[str]:
-        try:
-            return [canonical(domain) for domain in domains]
-        except BadName as error:
-            raise ValueError(str(error)) from error
-
     @model_validator(mode="after")
-    def _check_access(self) -> TaskRequest:
-        if self.allow and self.access != "limited":
-            raise ValueError(f'"allow" goes with access "limited", not "{self.access}"')
+    def _check_together(self) -> TaskRequest:
         if self.ref and not self.repo:
             raise ValueError('"ref" goes with a "repo"')
         for script in (self.setup or "", self.maintenance or ""):
@@ -108,8 +97,7 @@ class TaskRequest(_Strict):
             setup=self.setup,
             maintenance=self.maintenance,
             env=self.env,
-            access=self.access,
-            allow=tuple(self.allow),
+            network=self.network.to_specs(),
             timeout=self.timeout,
             limits=Limits(limits.memory or default.memory, limits.cpus or default.cpus, limits.pids or default.pids)
             if limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -21,6 +21,8 @@ def add_routes(app: FastAPI, services: Services) -> None:
     async def create_task(body: TaskRequest) -> Response:
         """Accept a task."""
         spec = body.to_spec(services.runtime.default_limits)
+        for phase, setting in spec.network.items():
+            services.runtime.ceiling.check(phase, setting)
         await services.runtime.bases.get(spec.image)  # an unknown image is told here or never
         return JSONResponse(scheduler.submit(spec).shown(), 202)
 
@@ -35,8 +37,8 @@ def add_routes(app: FastAPI, services: Services) -> None:
         return JSONResponse(scheduler.current(task).shown())
 
     @app.get("/tasks/{task}/events")
-    async def events(task: str, follow: bool = False) -> Response:
-        """The task's journal from its beginning; with `follow`, until its end."""
+    async def events(task: str, follow: bool = False, only: Literal["network"] | None = None) -> Response:
+        """The task's journal from its beginning; with `follow`, until its end. `only` leaves all other types out."""
         found = scheduler.current(task)
         run = scheduler.run_of(found.id) if follow else None
         path = scheduler.directory(found.id) / "events.ndjson"
@@ -47,7 +49,8 @@ def add_routes(app: FastAPI, services: Services) -> None:
                 return None if ended.active else ended.shown()
             return None
 
-        return StreamingResponse(journal.read_events(path, run.journal if run else None, end), media_type=NDJSON)
+        found_events = journal.read_events(path, run.journal if run else None, end)
+        return StreamingResponse(journal.of_type(only, found_events) if only else found_events, media_type=NDJSON)
 
     @app.get("/tasks/{task}/diff")
     async def diff(task: str) -> Response:

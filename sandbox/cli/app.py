@@ -22,6 +22,7 @@ COMMANDS = {
     "task": ("sandbox.cli.task", "task", "List, show, follow, cancel and remove tasks."),
     "exec": ("sandbox.cli.exec", "exec_", "Run a command in a running task's sandbox."),
     "shell": ("sandbox.cli.exec", "shell", "Open a terminal in a running task's sandbox."),
+    "net": ("sandbox.cli.net", "net", "See, change and explain what a task may reach."),
     "image": ("sandbox.cli.image", "image", "Build, import, list and remove images."),
     "gc": ("sandbox.cli.gc", "gc", "Drop expired snapshots, unused layers and old tasks."),
     "doctor": ("sandbox.cli.doctor", "doctor", "Check what this host can do, with a remedy for what it can't."),

@@ -1,4 +1,4 @@
-"""What people type, turned into what the API takes: durations, sizes, variables, repositories, scripts, access.
+"""What people type, turned into what the API takes: durations, sizes, variables, repositories, scripts, rules.
 
 Pure but for text_or_file, which reads the file it is named. Every function raises ValueError with one sentence that
 says what would be right; it must not import click.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 
+_RULE_OPTIONS = ("methods=", "mode=", "git=")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -73,10 +75,34 @@ def repository(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text))  # noqa: PTH111 - a path is text here
 
 
-def access(chosen: str | None, allow: tuple[str, ...]) -> str:
-    """The agent's network access: `--allow` means limited; nothing said means off."""
-    if allow and chosen in ("off", "unrestricted"):
-        raise ValueError(
-            f"--allow has no meaning with --access {chosen}: leave --access out, or write --access limited"
-        )
-    return chosen or ("limited" if allow else "off")
+def allowed_rule(text: str) -> str:
+    """A rule for --allow, as it is; the daemon reads it."""
+    if text.split()[:1] == ["deny"]:
+        raise ValueError(f"{text!r} denies: write it without that word behind --deny")
+    return text
+
+
+def denied_rule(text: str) -> str:
+    """A rule for --deny, with the word that the API knows it by."""
+    return text if text.split()[:1] == ["deny"] else f"deny {text}"
+
+
+def rules(words: Sequence[str]) -> list[str]:
+    """Rules out of a command line: a rule's options may be words of their own, as in `example.com methods=GET`."""
+    found: list[str] = []
+    for word in words:
+        if found and word.startswith(_RULE_OPTIONS):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found
+
+
+def methods(text: str) -> list[str]:
+    """HTTP methods of GET,HEAD,OPTIONS; none for `any`, which is no restriction."""
+    names = [name.strip().upper() for name in text.split(",")]
+    if names == ["ANY"]:
+        return []
+    if not all(name.replace("-", "").isalpha() and name.isascii() for name in names) or "ANY" in names:
+        raise ValueError(f"{text!r} are no methods: write GET,HEAD,OPTIONS, or any for no restriction")
+    return names

@@ -9,10 +9,11 @@ from __future__ import annotations
 from binascii import a2b_base64
 from typing import Any, cast
 
+from sandbox.cli import net_text
 from sandbox.cli.codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TIMED_OUT, process_code
 from sandbox.cli.output import plural, seconds_text
 from sandbox.cli.screen import Screen
-from sandbox.shapes import Denied, Network, Task
+from sandbox.shapes import Network, Task
 
 _WORDS = {"succeeded": "succeeded", "failed": "failed", "cancelled": "was cancelled", "timed_out": "ran out of time"}
 _RESULT_FIELDS = ("id", "state", "exit_code", "commit", "cache", "phases", "diff", "network", "error")
@@ -23,7 +24,7 @@ class Renderer:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._denied: set[tuple[str, int]] = set()
+        self._denied: set[tuple[str, str]] = set()
 
     def show(self, event: dict[str, Any]) -> None:
         """One event. Types that this version does not know are passed over: a newer daemon may send more."""
@@ -50,11 +51,10 @@ class Renderer:
 
     def _refusal(self, event: dict[str, Any]) -> None:
         """The first refusal of each name, when it happens: it usually explains the failure that follows."""
-        where = (str(event.get("name")), int(event.get("port") or 0))
-        if where not in self._denied:
-            self._denied.add(where)
-            reason = event.get("reason")
-            self._screen.notice(f"denied: {where[0]}:{where[1]}" + (f" ({reason})" if reason else ""))
+        what = (str(event.get("phase")), str(event.get("name")))
+        if what not in self._denied:
+            self._denied.add(what)
+            self._screen.notice(net_text.refusal(event))
 
 
 def phase_line(event: dict[str, Any]) -> str:
@@ -88,7 +88,7 @@ def summary_lines(task: Task) -> list[str]:
         )
     if stat := diff_text(task):
         lines.append(f"   diff: {stat}")
-    lines += [f"   denied: {denied_text(denied)}" for denied in network_of(task)["denied"]]
+    lines += [f"   denied: {line}" for line in net_text.denied_lines(network_of(task)["denied"], task_id)]
     if task.get("diff") and task["diff"]["files"]:  # type: ignore[index]
         lines.append(f"   next: hutch task diff {task_id}")
     return lines
@@ -108,15 +108,6 @@ def diff_text(task: Task) -> str:
     if not diff["files"]:
         return "no changes"
     return f"{plural(diff['files'], 'file')} changed, +{diff['insertions']} -{diff['deletions']}"
-
-
-def denied_text(denied: Denied) -> str:
-    """A refused name and the option that would allow it, or where none would, why it was refused."""
-    times = f", {denied['count']} times" if denied.get("count", 1) > 1 else ""
-    remedy = (
-        f"to allow it: --allow {denied['rule']}" if denied.get("rule") else denied.get("reason") or "no rule allows it"
-    )
-    return f"{denied['name']}:{denied['port']}{times}; {remedy}"
 
 
 def exit_code(task: Task) -> int:

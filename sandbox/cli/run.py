@@ -15,6 +15,7 @@ import click
 
 from sandbox.cli import parse
 from sandbox.cli.common import INNER_COMMAND, Parsed, image_option, json_option, pass_client
+from sandbox.cli.network_options import network_options, typed
 from sandbox.cli.output import print_json, print_line
 from sandbox.cli.render import Renderer, exit_code, result
 from sandbox.cli.screen import Screen
@@ -22,6 +23,20 @@ from sandbox.client import Client, ConnectionLost, HutchError
 from sandbox.shapes import Limits, Task, TaskSpec
 
 _SCRIPT = Parsed("TEXT|@FILE", parse.text_or_file)
+_AGENT_HELPS = {
+    "access": "The command's network.  [default: off; limited with --allow, --preset or --methods]",
+    "preset": "Let the command reach a list of well-known hosts, and the registries of pip, npm and apt.",
+    "allow": "Let the command reach what RULE says (hutch net --help); repeatable.",
+    "deny": "Let it never reach what RULE says; wins over everything else; repeatable.",
+    "methods": "The only HTTP methods that the command may use, for example GET,HEAD,OPTIONS.",
+}
+_SETUP_HELPS = {
+    "access": "The network of setup and maintenance.  [default: unrestricted; limited with --setup-allow or -preset]",
+    "preset": "As --preset, for setup and maintenance.",
+    "allow": "As --allow, for setup and maintenance; repeatable.",
+    "deny": "As --deny, for setup and maintenance; repeatable.",
+    "methods": "As --methods, for setup and maintenance.",
+}
 
 
 @click.command(context_settings=INNER_COMMAND)
@@ -43,14 +58,8 @@ _SCRIPT = Parsed("TEXT|@FILE", parse.text_or_file)
     metavar="K=V",
     help="Variable for all phases; repeatable.",
 )
-@click.option(
-    "--access",
-    type=click.Choice(["off", "limited", "unrestricted"]),
-    help="The command's network.  [default: off; limited with --allow]",
-)
-@click.option(
-    "--allow", multiple=True, metavar="DOMAIN", help="Let the command reach DOMAIN and its subdomains; repeatable."
-)
+@network_options("", _AGENT_HELPS)
+@network_options("setup-", _SETUP_HELPS)
 @click.option(
     "--timeout", type=Parsed("duration", parse.duration), metavar="DURATION", help="End the task after 90s, 15m, 1h30m."
 )
@@ -76,6 +85,9 @@ def run(client: Client, /, command: tuple[str, ...], as_json: bool, detach: bool
       hutch run --repo . -- pytest -q
       hutch run --repo https://example.com/app.git --ref v2 --setup 'pip install -e .' -- pytest
       hutch run --repo . --setup @setup.sh --allow example.com -- ./agent.sh
+      hutch run --repo . --preset common-dependencies --deny ads.example.com -- ./agent.sh
+      hutch run --repo . --allow 'git.example.com git=read' --methods GET,HEAD -- ./agent.sh
+      hutch run --repo . --setup 'make deps' --setup-preset package-managers -- make test
       hutch run --repo . --json -- make > result.json
 
     COMMAND is run as it is, without a shell: write sh -c '…' where you need one.
@@ -102,10 +114,7 @@ def run(client: Client, /, command: tuple[str, ...], as_json: bool, detach: bool
 
 def task_spec(command: list[str], **options: Any) -> TaskSpec:
     """The API's request of the options' values."""
-    try:
-        access = parse.access(options["access"], options["allow"])
-    except ValueError as error:
-        raise click.UsageError(str(error), click.get_current_context(silent=True)) from error
+    network = {phase: typed(options, prefix) for phase, prefix in (("agent", ""), ("setup", "setup-"))}
     names = ("memory", "cpus", "pids")
     limits = {name: options[name] for name in names if options[name] is not None}
     return TaskSpec(
@@ -115,8 +124,7 @@ def task_spec(command: list[str], **options: Any) -> TaskSpec:
         setup=options["setup"],
         maintenance=options["maintenance"],
         env=dict(options["env"]),
-        access=access,
-        allow=list(options["allow"]),
+        network={phase: setting for phase, setting in network.items() if setting},
         timeout=options["timeout"],
         command=command,
         limits=Limits(**limits) if limits else None,  # type: ignore[typeddict-item]

@@ -28,8 +28,14 @@ from sandbox.client import HutchError
     "--private-name",
     "private_names",
     multiple=True,
-    metavar="NAME",
-    help="Name that may lead to a private address; repeatable.",
+    metavar="NAME|NETWORK",
+    help="Name that may lead to a private address, or network that may be reached; repeatable.",
+)
+@click.option(
+    "--ceiling",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="HUTCH_CEILING",
+    help="File of what no task may exceed.  [env: HUTCH_CEILING; default: /etc/hutch/ceiling.toml if it is there]",
 )
 @click.option("--max-tasks", type=click.IntRange(min=1), metavar="N", help="How many tasks run at once; others wait.")
 @click.option(
@@ -44,6 +50,7 @@ def serve(
     state: Path,
     socket: Path | None,
     private_names: tuple[str, ...],
+    ceiling: Path | None,
     max_tasks: int | None,
     hosts: Path | None,
     as_json: bool,
@@ -58,6 +65,13 @@ def serve(
       hutch serve
       hutch serve --state /srv/hutch-b --socket /run/hutch-b.sock
       hutch serve --max-tasks 4 --private-name git.internal.example
+      hutch serve --ceiling ceiling.toml
+
+    \b
+    A ceiling, each line of which may be left out:
+      deny = ["evil.example", "10.0.0.0/8"]           denied to every task in every phase
+      agent_access = "limited"                        the most an agent may have: off, limited or unrestricted
+      private = ["git.corp.example", "10.1.0.0/16"]   names and networks that may be private (as --private-name)
     """
     if os.geteuid() != 0:
         raise HutchError("hutch serve makes namespaces and mounts, which needs root", "run it as root, or with sudo")
@@ -65,7 +79,8 @@ def serve(
     if as_json:
         print_json({"state": str(state.absolute()), "socket": str(chosen), "pid": os.getpid()})
     # Only what was given is passed on: the daemon knows its own defaults.
-    given = {"private_names": list(private_names), "max_tasks": max_tasks, "hosts": hosts and hosts.absolute()}
+    files = {"hosts": hosts and hosts.absolute(), "ceiling": ceiling and ceiling.absolute()}
+    given = {"private_names": private_names, "max_tasks": max_tasks, **files}
     options = {name: value for name, value in given.items() if value}
     _run(state.absolute(), chosen, options)
 

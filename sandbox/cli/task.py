@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import click
 
+from sandbox.cli import net_text
 from sandbox.cli.codes import EXIT_FAILED
 from sandbox.cli.common import Group, json_option, pass_client, task_argument
 from sandbox.cli.main import report
@@ -27,7 +28,7 @@ from sandbox.cli.output import (
     seconds_text,
     write_all,
 )
-from sandbox.cli.render import Renderer, denied_text, diff_text, network_of
+from sandbox.cli.render import Renderer, diff_text, network_of
 from sandbox.cli.sanitize import Sanitizer
 from sandbox.cli.screen import Screen
 from sandbox.client import Client, HutchError
@@ -198,8 +199,9 @@ def details(found: Task, now: datetime) -> list[tuple[str, str]]:
         ("cache", f"{'hit' if cache['hit'] else 'miss'}, {cache['reason']} ({cache['key']})" if cache else ""),
         *(("phase", phase_text(one)) for one in found.get("phases") or []),
         ("diff", diff_text(found)),
+        *(("network", f"{phase}: {net_text.setting(one)}") for phase, one in (found.get("policy") or {}).items()),
         ("allowed", plural(network["allowed"], "request")),
-        *(("denied", denied_text(one)) for one in network["denied"]),
+        *(("denied", line) for line in net_text.denied_lines(network["denied"], found["id"])),
     ]
     return [(name, value) for name, value in lines if value]
 

@@ -10,19 +10,19 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Final
 
 from sandbox.core.model import Snapshot, TaskSpec
 
 LIFETIME: Final = 12 * 3600.0  # seconds
-SETUP_ACCESS: Final = "unrestricted"
 _NAMES: Final = {
     "repo": "repository",
     "image": "image",
     "setup": "setup script",
     "maintenance": "maintenance script",
     "env": "variables",
-    "access": "setup's network access",
+    "network": "setup's network",
 }
 
 
@@ -34,7 +34,7 @@ def inputs(spec: TaskSpec, image_digest: str, repo_url: str | None) -> dict[str,
         "setup": spec.setup,
         "maintenance": spec.maintenance,
         "env": dict(sorted(spec.env.items())),
-        "access": SETUP_ACCESS,
+        "network": asdict(spec.network["setup"]),
     }
     return {name: _digest(value) for name, value in values.items()}
 

@@ -127,6 +127,15 @@ async def read_events(
         yield json.dumps({"type": "end", "task": task}).encode() + b"\n"
 
 
+async def of_type(kind: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Only the events of one type, of a journal's bytes in pieces of any size."""
+    start, rest = b'{"type": "%b"' % kind.encode(), b""
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        if found := [line for line in lines if line.startswith(start)]:
+            yield b"\n".join(found) + b"\n"
+
+
 async def _read(path: Path, journal: Journal | None) -> AsyncIterator[bytes]:
     if not path.exists():  # removed by hand, or its removal was interrupted
         return

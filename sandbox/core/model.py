@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from sandbox.core.network import DEFAULTS, PHASES, NetworkSpec
 from sandbox.host.cgroup_layout import Limits
 
 ACTIVE: Final = frozenset({"queued", "running"})
@@ -34,7 +35,10 @@ def without_login(url: str) -> str:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a user asks for; checked by the API, so everything behind it may rely on it. `timeout` in seconds."""
+    """What a user asks for; checked by the API, so everything behind it may rely on it. `timeout` in seconds.
+
+    `network` has the setting of each of PHASES.
+    """
 
     command: tuple[str, ...]
     repo: str | None = None
@@ -43,8 +47,7 @@ class TaskSpec:
     setup: str | None = None
     maintenance: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
-    access: str = "off"
-    allow: tuple[str, ...] = ()
+    network: Mapping[str, NetworkSpec] = field(default_factory=lambda: dict(DEFAULTS))
     timeout: float | None = None
     limits: Limits | None = None
 
@@ -58,12 +61,24 @@ class TaskSpec:
         limits = value.get("limits")
         return cls(
             **{
-                **value,
+                **{name: given for name, given in value.items() if name not in _BEFORE_NETWORK},
                 "command": tuple(value["command"]),
-                "allow": tuple(value["allow"]),
+                "network": _network(value),
                 "limits": Limits(**limits) if limits else None,
             }
         )
+
+
+_BEFORE_NETWORK: Final = (
+    "access",
+    "allow",
+)  # what tasks had that were stored when only the agent's network could be set
+
+
+def _network(value: Mapping[str, Any]) -> dict[str, NetworkSpec]:
+    if "network" in value:
+        return {phase: NetworkSpec.from_json(value["network"][phase]) for phase in PHASES}
+    return {**DEFAULTS, "agent": NetworkSpec(value["access"], rules=tuple(value["allow"]))}
 
 
 @dataclass(frozen=True)
@@ -119,6 +134,7 @@ class Task:
             "phases": [asdict(phase) for phase in self.phases],
             "diff": self.diff,
             "network": self.network,
+            "policy": {phase: asdict(spec) for phase, spec in self.spec.network.items()},
             "attempts": [{"number": 1, "turns": [turn]}],
         }
 
@@ -140,3 +156,15 @@ class Snapshot:
     inputs: Mapping[str, str]
     created: float
     expires: float
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A secret as the store has it: its value sealed, the phases it is for, and how it may be used (see core/secrets.py)."""
+
+    name: str
+    sealed: bytes = field(repr=False)
+    phases: list[str]
+    broker: Mapping[str, Any]
+    created: str
+    changed: str

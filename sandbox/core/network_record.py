@@ -16,7 +16,7 @@ class NetworkRecord:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._allowed = 0
-        self._denied: dict[tuple[str, int | None], dict[str, Any]] = {}
+        self._denied: dict[tuple[str, str, int | None], dict[str, Any]] = {}
 
     def add(self, record: dict[str, Any]) -> None:
         """One decision of the filter; a listener of `Sandboxes.open`."""
@@ -27,14 +27,20 @@ class NetworkRecord:
         if record.get("decision") == "allow":
             self._allowed += 1
             return
-        name, port = str(record.get("name") or "?"), record.get("port")
-        entry = self._denied.get((name, port))
+        phase, name, port = str(record.get("phase") or ""), str(record.get("name") or "?"), record.get("port")
+        entry = self._denied.get((phase, name, port))
         if entry is not None:
             entry["count"] += 1
+            # The first refusal that a rule would have prevented tells more than one that none would.
+            if record.get("rule") and not entry["rule"]:
+                entry |= _why(record)
         elif len(self._denied) < _MAX_NAMES:
-            reasons = {"rule": record.get("rule"), "reason": record.get("reason")}
-            self._denied[name, port] = {"name": name, "port": port, "count": 1, **reasons}
+            self._denied[phase, name, port] = {"phase": phase, "name": name, "port": port, "count": 1, **_why(record)}
 
     def summary(self) -> dict[str, Any]:
-        """{"allowed": count, "denied": [{name, port, count, rule, reason}]}."""
+        """{"allowed": count, "denied": [{phase, name, port, count, rule, reason}]}."""
         return {"allowed": self._allowed, "denied": list(self._denied.values())}
+
+
+def _why(record: dict[str, Any]) -> dict[str, Any]:
+    return {"rule": record.get("rule"), "reason": record.get("reason")}

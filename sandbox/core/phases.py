@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import rootfs
 from proxy import trust
@@ -22,6 +23,7 @@ from sandbox.core.images import Base
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Task
 from sandbox.core.network_record import NetworkRecord
+from sandbox.core.policies import Policies
 from sandbox.core.runtime import Runtime
 from sandbox.core.source import Source
 from sandbox.host.cgroup import CgroupError, Limits
@@ -30,8 +32,6 @@ from sandbox.host.sandbox import Sandbox, SandboxSpec
 _KILLED: Final = 137  # the exit code of a phase that had to be killed, as shells tell it
 _GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL for a phase that must end
 _CHECKOUT: Final = Path(rootfs.__file__).with_name("checkout.sh")
-_OFF: Final = {"access": "off", "allow": []}
-_UNRESTRICTED: Final = {"access": "unrestricted", "allow": []}
 
 
 class PhaseContext:
@@ -45,6 +45,7 @@ class PhaseContext:
         self._layers: list[Path] = []
         self._source: Source | None = None
         self._closed = False
+        self.policies = Policies(runtime, task)
         self.base: Base
         self.phases: list[Phase] = []
         self.sandbox: Sandbox | None = None
@@ -93,26 +94,24 @@ class PhaseContext:
         }
         files = {"checkout.sh": _CHECKOUT.read_bytes(), "packed-refs": packed_refs(source.refs).encode()}
         argv = ("/bin/sh", f"{environment.RUN}/checkout.sh")
-        await self._must_succeed("checkout", writable, argv, env, "/", _OFF, files)
+        await self._must_succeed("checkout", writable, argv, env, "/", files)
 
     async def script(self, name: str, writable: Path, text: str) -> None:
-        """Run the setup or maintenance script, with the internet on."""
+        """Run the setup or maintenance script."""
         argv = environment.login_script(f"{environment.RUN}/{name}.sh", self.base.has_bash)
         files = {f"{name}.sh": text.encode()}
-        await self._must_succeed(name, writable, argv, self.env, self.cwd, _UNRESTRICTED, files)
+        await self._must_succeed(name, writable, argv, self.env, self.cwd, files)
 
     async def agent(self, writable: Path) -> int:
-        """Run the task's command under the task's own policy; returns its exit code."""
-        spec = self._task.spec
-        argv = environment.login(spec.command, self.base.has_bash)
-        policy = {"access": spec.access, "allow": list(spec.allow)}
-        return await self._run("agent", writable, argv, self.env, self.cwd, policy, {})
+        """Run the task's command; returns its exit code."""
+        argv = environment.login(self._task.spec.command, self.base.has_bash)
+        return await self._run("agent", writable, argv, self.env, self.cwd, {})
 
     async def _must_succeed(
         self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
-        policy: Mapping[str, object], files: Mapping[str, bytes],
+        files: Mapping[str, bytes],
     ) -> None:  # fmt: skip
-        code = await self._run(name, writable, argv, env, cwd, policy, files)
+        code = await self._run(name, writable, argv, env, cwd, files)
         if code != 0:
             raise PhaseFailed(
                 f"{name} failed with exit code {code}", f"hutch task logs {self._task.id} shows its output"
@@ -120,22 +119,10 @@ class PhaseContext:
 
     async def _run(
         self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
-        policy: Mapping[str, object], files: Mapping[str, bytes],
+        files: Mapping[str, bytes],
     ) -> int:  # fmt: skip
         self._journal.phase_started(name)
         started, code = time.monotonic(), _KILLED
-        spec = SandboxSpec(
-            layers=tuple(self._layers),
-            writable=writable,
-            argv=tuple(argv),
-            env=env,
-            cwd=cwd,
-            policy={"phase": name, **policy},
-            limits=self._limits(),
-            files=files,
-            binds={"git/objects": self._source.objects} if self._source else {},
-        )
-
         lost: list[OSError] = []
 
         async def keep(stream: str, data: bytes) -> None:
@@ -146,8 +133,22 @@ class PhaseContext:
                 if self.sandbox is not None:
                     self.sandbox.kill()
 
+        def start(policy: dict[str, Any]) -> AbstractAsyncContextManager[Sandbox]:
+            spec = SandboxSpec(
+                layers=tuple(self._layers),
+                writable=writable,
+                argv=tuple(argv),
+                env=env,
+                cwd=cwd,
+                policy=policy,
+                limits=self._limits(),
+                files=files,
+                binds={"git/objects": self._source.objects} if self._source else {},
+            )
+            return self._runtime.sandboxes.open(spec, keep, self._network.add)
+
         try:
-            async with self._runtime.sandboxes.open(spec, keep, self._network.add) as sandbox:
+            async with self.policies.open(name, start) as sandbox:
                 self.sandbox = sandbox
                 code = await self._wait(sandbox)
                 if lost:

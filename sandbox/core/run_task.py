@@ -16,6 +16,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +25,10 @@ from sandbox.core import cache, phases, source
 from sandbox.core.errors import NotStored, TaskError
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Snapshot, Task, now
+from sandbox.core.network import NetworkSpec, in_words
 from sandbox.core.network_record import NetworkRecord
 from sandbox.core.phases import PhaseContext
+from sandbox.core.policies import Change, Edit
 from sandbox.core.runtime import Runtime
 from sandbox.core.snapshots import build_snapshot
 from sandbox.core.source import Source
@@ -78,6 +81,18 @@ class TaskRun:
         finally:
             self._reason = self._reason or state  # what ends now is not interrupted any more
             await self._finish(state, error)
+
+    async def change_network(self, edit: Edit) -> Change:
+        """Change what the agent may reach; for one that runs it is in force when this returns. Raises as Policies.change."""
+        change = await self.context.policies.change(edit, self._store_network)
+        with contextlib.suppress(OSError):  # a full disk: the store has it
+            self.journal.notice(f"the agent's network is now: {in_words(change.spec)}")
+        return change
+
+    def _store_network(self, spec: NetworkSpec) -> None:
+        changed = replace(self.task.spec, network={**self.task.spec.network, "agent": spec})
+        self._runtime.store.update_spec(self.task.id, changed)
+        self.task = self.task.changed(spec=changed)
 
     async def abandon(self) -> None:
         """End a task that never ran, or whose daemon died."""

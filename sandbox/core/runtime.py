@@ -11,6 +11,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from rootfs.store import Store as LayerStore
+from sandbox.core.ceiling import Ceiling
 from sandbox.core.images import Bases
 from sandbox.core.store import Store
 from sandbox.host.cgroup import Limits
@@ -27,6 +28,7 @@ class Runtime:
     bases: Bases
     sandboxes: Sandboxes
     default_limits: Limits
+    ceiling: Ceiling
     # Held while a layer has come to the disk but nothing names it yet, and while layers that nothing names are removed.
     changing_layers: asyncio.Lock
     _used: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""What the daemon remembers: tasks with their attempts and turns, and snapshots, in SQL through SQLAlchemy.
+"""What the daemon remembers: tasks with their attempts and turns, snapshots, sealed secrets, in SQL through SQLAlchemy.
 
 One writer, the daemon. Every change is committed when the method returns. SQLite in WAL mode here; nothing depends on
 it, so that a fleet can put it on PostgreSQL.
@@ -18,7 +18,7 @@ from alembic import command
 from alembic.config import Config
 
 from sandbox.core.errors import BadRequest, NotFound, NotStored
-from sandbox.core.model import ACTIVE, Phase, Snapshot, Task, TaskSpec
+from sandbox.core.model import ACTIVE, Phase, Secret, Snapshot, Task, TaskSpec
 
 metadata = sa.MetaData()
 tasks = sa.Table(
@@ -66,6 +66,16 @@ snapshots = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("expires", sa.Float, nullable=False),
 )
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("phases", sa.JSON, nullable=False),
+    sa.Column("broker", sa.JSON, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("changed", sa.String(32), nullable=False),
+)
 _TASK_FIELDS = ("state", "created", "started", "ended", "commit", "error", "cache", "network")
 _TURN_FIELDS = ("exit_code", "diff", "result")
 
@@ -76,6 +86,7 @@ _INSERT_TURN = turns.insert()
 _UPDATE_TASK = (
     tasks.update().where(tasks.c.id == sa.bindparam("_id")).values({name: sa.bindparam(name) for name in _TASK_FIELDS})
 )
+_UPDATE_SPEC = tasks.update().where(tasks.c.id == sa.bindparam("_id")).values(spec=sa.bindparam("spec"))
 _UPDATE_TURN = (
     turns.update()
     .where(turns.c.task == sa.bindparam("_id"))
@@ -111,6 +122,11 @@ class Store:
         with self._writing() as db:
             db.execute(_UPDATE_TASK, {"_id": task.id, **_fields(task, _TASK_FIELDS)})
             db.execute(_UPDATE_TURN, {"_id": task.id, **_turn(task)})
+
+    def update_spec(self, identity: str, spec: TaskSpec) -> None:
+        """Store what was changed of what the user asked for."""
+        with self._writing() as db:
+            db.execute(_UPDATE_SPEC, {"_id": identity, "spec": spec.to_json()})
 
     def task(self, prefix: str) -> Task:
         """The task whose id begins with `prefix`. Raises NotFound, or BadRequest when there are several."""
@@ -166,6 +182,25 @@ class Store:
         with self._writing() as db:
             db.execute(snapshots.delete().where(snapshots.c.id == identity))
 
+    def put_secret(self, secret: Secret) -> None:
+        """Store a secret, in place of one of its name."""
+        with self._writing() as db:
+            db.execute(secrets.delete().where(secrets.c.name == secret.name))
+            db.execute(secrets.insert().values(**asdict(secret)))
+
+    def secret(self, name: str) -> Secret | None:
+        """The secret of this name."""
+        return next(iter(self._secrets(secrets.c.name == name)), None)
+
+    def list_secrets(self) -> list[Secret]:
+        """All secrets, in the order of their names."""
+        return self._secrets(sa.true())
+
+    def remove_secret(self, name: str) -> None:
+        """Forget a secret."""
+        with self._writing() as db:
+            db.execute(secrets.delete().where(secrets.c.name == name))
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         try:
@@ -190,6 +225,11 @@ class Store:
         query = sa.select(snapshots).where(condition).order_by(snapshots.c.created.desc())
         with self._engine.connect() as db:
             return [Snapshot(**row) for row in db.execute(query).mappings()]
+
+    def _secrets(self, condition: sa.ColumnElement[bool]) -> list[Secret]:
+        query = sa.select(secrets).where(condition).order_by(secrets.c.name)
+        with self._engine.connect() as db:
+            return [Secret(**row) for row in db.execute(query).mappings()]
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

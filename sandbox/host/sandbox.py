@@ -81,6 +81,10 @@ class Sandbox:
         await streams.finish(self._pumps, _LAST_OUTPUT)
         return exit_code(status)
 
+    async def change_policy(self, policy: Record) -> None:
+        """Put another policy in force; what it no longer allows is closed when this returns. Raises HostError."""
+        await self._factory.filter.change(self.lease.address, policy)
+
     def kill(self) -> None:
         """End everything in the sandbox at once."""
         self.process.kill()
@@ -191,7 +195,7 @@ class Sandboxes:
 
     def __init__(self, leases: Leases, egress: Filter, init: int, seccomp: tuple[int, ...]) -> None:
         self._leases = leases
-        self._filter = egress
+        self.filter = egress
         self._init = init
         self.seccomp = seccomp
 
@@ -205,9 +209,9 @@ class Sandboxes:
             lease.group.limit(spec.limits)
             fault.at("sandbox: limited")
             registering = asyncio.Task(
-                self._filter.register(lease.address, spec.policy, on_network), loop=loop, eager_start=True
+                self.filter.register(lease.address, spec.policy, on_network), loop=loop, eager_start=True
             )
-            stack.push_async_callback(self._filter.drop, lease.address)
+            stack.push_async_callback(self.filter.drop, lease.address)
             stack.callback(registering.cancel)
             stdout, stderr = _pipe(stack, lease.uid_base), _pipe(stack, lease.uid_base)
             with contextlib.ExitStack() as transient:

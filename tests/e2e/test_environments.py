@@ -51,6 +51,7 @@ def test_a_miss_names_what_changed(daemon: Daemon, repo: Path, unique: str) -> N
         "setup": ({"setup": f"{unique}true; true"}, "setup script"),
         "maintenance": ({"maintenance": "true; true"}, "maintenance script"),
         "env": ({"env": {"A": "2"}}, "variables"),
+        "network": ({"network": {"setup": {"access": "off"}}}, "setup's network"),
     }
     for change, words in changes.values():
         tasks.run(daemon, "true", **spec)  # so that the latest snapshot, which the reason is told by, is this one
@@ -59,7 +60,8 @@ def test_a_miss_names_what_changed(daemon: Daemon, repo: Path, unique: str) -> N
         assert words in cache["reason"], cache
     again = tasks.run(daemon, "true", **spec)["cache"]
     assert again["hit"]
-    assert tasks.run(daemon, "true", **{**spec, "access": "unrestricted", "timeout": 60})["cache"]["hit"]
+    agent = {"network": {"agent": {"access": "unrestricted"}}, "timeout": 60}
+    assert tasks.run(daemon, "true", **{**spec, **agent})["cache"]["hit"]
 
 
 def test_a_failing_setup_stops_the_task(daemon: Daemon, repo: Path, unique: str, state: Path) -> None:

@@ -87,7 +87,7 @@ def views(daemon: Daemon, upstream: Upstream, asked: dict[str, object]) -> Itera
     alone = tuple(name for row in TABLE if not row.views for name in row.attacks)
     script = ' "$@" && echo at-work; exec sleep 600'
     agent = tasks.submit(
-        daemon, "sh", "-c", script, "sh", *program(**asked), access="limited", allow=[ALLOWED]
+        daemon, "sh", "-c", script, "sh", *program(**asked), network={"agent": {"rules": [ALLOWED]}}
     )  # fmt: skip
     setup = tasks.submit(daemon, "true", setup=f"{shlex.join(program(**asked))}\necho at-work; exec sleep 600")
     try:

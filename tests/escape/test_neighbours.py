@@ -55,7 +55,8 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def pair(daemon: Daemon) -> Iterator[tuple[str, str]]:
-    with tasks.running(daemon, access="unrestricted") as one, tasks.running(daemon, access="unrestricted") as other:
+    unrestricted = {"agent": {"access": "unrestricted"}}
+    with tasks.running(daemon, network=unrestricted) as one, tasks.running(daemon, network=unrestricted) as other:
         yield one, other
 
 

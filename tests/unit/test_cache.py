@@ -8,6 +8,7 @@ import pytest
 
 from sandbox.core import cache
 from sandbox.core.model import Snapshot, TaskSpec
+from sandbox.core.network import DEFAULTS, OFF, UNRESTRICTED
 
 SPEC = TaskSpec(command=("true",), setup="make", env={"A": "1"})
 PARTS = cache.inputs(SPEC, "sha256:image", "https://git.example/p")
@@ -20,6 +21,7 @@ PARTS = cache.inputs(SPEC, "sha256:image", "https://git.example/p")
         ({"maintenance": "make"}, "sha256:image", "https://git.example/p", "maintenance script"),
         ({"env": {"A": "2"}}, "sha256:image", "https://git.example/p", "variables"),
         ({"env": {"A": "1", "B": ""}}, "sha256:image", "https://git.example/p", "variables"),
+        ({"network": DEFAULTS | {"setup": OFF}}, "sha256:image", "https://git.example/p", "setup's network"),
         ({}, "sha256:other", "https://git.example/p", "image"),
     ],
 )
@@ -36,7 +38,7 @@ def test_whatever_setup_depends_on_makes_another_key(
 
 @pytest.mark.parametrize(
     "change",
-    [{"command": ("false",)}, {"ref": "v1"}, {"access": "limited"}, {"allow": ("a.example",)}, {"timeout": 3.0}],
+    [{"command": ("false",)}, {"ref": "v1"}, {"network": DEFAULTS | {"agent": UNRESTRICTED}}, {"timeout": 3.0}],
 )
 def test_what_only_the_agent_sees_does_not(change: dict[str, object]) -> None:
     parts = cache.inputs(dataclasses.replace(SPEC, **change), "sha256:image", "https://git.example/p")  # type: ignore[arg-type]

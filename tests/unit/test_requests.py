@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from sandbox.api.requests import ExecRequest, TaskRequest
 from sandbox.core.model import TaskSpec
+from sandbox.core.network import DEFAULTS, UNRESTRICTED, NetworkSpec
 from sandbox.host.cgroup_layout import Limits
 
 DEFAULT = Limits(1 << 30, 2.0, 100)
@@ -21,9 +25,25 @@ def test_limits_that_are_not_given_are_the_defaults() -> None:
     assert spec.limits == Limits(1 << 30, 2.0, 20)
 
 
-def test_domains_are_canonical() -> None:
-    spec = TaskRequest(command=["true"], access="limited", allow=["Example.COM.", "bücher.example"]).to_spec(DEFAULT)
-    assert spec.allow == ("example.com", "xn--bcher-kva.example")
+def networks(**network: Any) -> Mapping[str, NetworkSpec]:
+    return TaskRequest.model_validate({"command": ["true"], "network": network}).to_spec(DEFAULT).network
+
+
+def test_rules_are_canonical() -> None:
+    agent = networks(agent={"rules": ["Example.COM.", "bücher.example", "example.com"], "methods": ["get", "GET"]})[
+        "agent"
+    ]
+    assert agent == NetworkSpec("limited", rules=("example.com", "xn--bcher-kva.example"), methods=("GET",))
+
+
+def test_maintenance_has_the_network_of_setup_unless_it_has_its_own() -> None:
+    assert networks() == DEFAULTS
+    limited = networks(setup={"preset": "common-dependencies"})
+    assert limited == {
+        **DEFAULTS,
+        **dict.fromkeys(("setup", "maintenance"), NetworkSpec("limited", "common-dependencies")),
+    }
+    assert networks(setup={"access": "off"}, maintenance={})["maintenance"] == UNRESTRICTED
 
 
 @pytest.mark.parametrize(
@@ -32,10 +52,19 @@ def test_domains_are_canonical() -> None:
         ({}, "Field required"),
         ({"command": []}, "at least 1 item"),
         ({"command": ["a\0b"]}, "null byte"),
-        ({"command": ["x"], "access": "open"}, "off|limited|unrestricted"),
-        ({"command": ["x"], "allow": ["example.com"]}, "goes with access"),
-        ({"command": ["x"], "access": "limited", "allow": ["exa mple.com"]}, "exa mple"),
-        ({"command": ["x"], "access": "limited", "allow": ["127.0.0.1"]}, "127.0.0.1"),
+        ({"command": ["x"], "access": "limited"}, "Extra inputs"),
+        ({"command": ["x"], "network": {"checkout": {}}}, "Extra inputs"),
+        ({"command": ["x"], "network": {"agent": {"access": "open"}}}, "'off', 'limited' or 'unrestricted'"),
+        (
+            {"command": ["x"], "network": {"agent": {"access": "off", "rules": ["example.com"]}}},
+            "agent: with access off",
+        ),
+        ({"command": ["x"], "network": {"agent": {"rules": ["deny example.com"]}}}, "agent: with access off"),
+        ({"command": ["x"], "network": {"setup": {"rules": ["exa mple.com"]}}}, "setup: rule 'exa mple.com'"),
+        ({"command": ["x"], "network": {"agent": {"rules": ["a"] * 1001}}}, "at most 1000 items"),
+        ({"command": ["x"], "network": {"agent": {"preset": "all"}}}, "preset is one of none"),
+        ({"command": ["x"], "network": {"agent": {"methods": []}}}, "at least 1 item"),
+        ({"command": ["x"], "network": {"agent": {"methods": ["CONNECT"]}}}, "CONNECT is no method"),
         ({"command": ["x"], "env": {"A=B": "c"}}, "no name of a variable"),
         ({"command": ["x"], "env": {"A": "\0"}}, "null byte"),
         ({"command": ["x"], "env": {"A": "x" * 300_000}}, "longer than"),

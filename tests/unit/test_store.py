@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from sandbox.core import store as module
 from sandbox.core.errors import BadRequest, NotFound
 from sandbox.core.model import Phase, Snapshot, Task, TaskSpec
+from sandbox.core.network import DEFAULTS, UNRESTRICTED, NetworkSpec
 from sandbox.core.store import Store
 from sandbox.host.cgroup_layout import Limits
 
@@ -24,8 +26,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_a_task_comes_back_as_it_went(store: Store) -> None:
     spec = TaskSpec(
-        ("sh", "-c", "é\n"), "https://git.example/p", "main", setup="x", env={"A": "b"}, limits=Limits(1 << 30, 0.5, 2)
-    )
+        ("sh", "-c", "é\n"), "https://git.example/p", "main", setup="x", env={"A": "b"}, limits=Limits(1 << 30, 0.5, 2),
+        network=DEFAULTS | {"agent": NetworkSpec("limited", rules=("example.com",), methods=("GET",))},
+    )  # fmt: skip
     task = Task("aa11", spec)
     store.add_task(task)
     changed = task.changed(
@@ -34,6 +37,34 @@ def test_a_task_comes_back_as_it_went(store: Store) -> None:
     store.update_task(changed)
     assert store.task("aa11") == changed
     assert store.list_tasks() == [changed]
+
+
+def test_what_is_changed_of_a_spec_comes_back(store: Store) -> None:
+    task = Task("aa11", TaskSpec(("true",)))
+    store.add_task(task)
+    changed = dataclasses.replace(task.spec, network=DEFAULTS | {"agent": UNRESTRICTED})
+    store.update_spec("aa11", changed)
+    assert store.task("aa11") == task.changed(spec=changed)
+
+
+def test_tasks_from_before_there_were_rules_are_still_read(store: Store, tmp_path: Path) -> None:
+    store.add_task(Task("aa11", TaskSpec(("true",))))
+    old = {
+        "command": ["true"],
+        "repo": None,
+        "ref": None,
+        "image": "base",
+        "setup": None,
+        "maintenance": None,
+        "env": {},
+    }
+    old |= {"access": "limited", "allow": ["example.com"], "timeout": None, "limits": None}
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/hutch.db")
+    with engine.begin() as db:
+        db.execute(module.tasks.update().values(spec=old))
+    engine.dispose()
+    network = DEFAULTS | {"agent": NetworkSpec("limited", rules=("example.com",))}
+    assert store.task("aa11").spec == TaskSpec(("true",), network=network)
 
 
 def test_prefixes_must_be_unambiguous(store: Store) -> None:

@@ -69,7 +69,9 @@ def test_exec_imports_next_to_nothing() -> None:
     assert len(modules) < 60, modules
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["exec", "--help"], ["run", "--help"], ["run", "--", "true"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["exec", "--help"], ["run", "--help"], ["run", "--", "true"], ["net", "show", "x"]]
+)
 def test_the_other_commands_import_nothing_slow(arguments: list[str]) -> None:
     assert not found(imported(*arguments), SLOW)
 
@@ -91,7 +93,7 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple[s
 
 def test_every_command_has_json_and_help() -> None:
     commands = leaves(hutch)
-    assert len(commands) == 18
+    assert len(commands) == 24
     for path, command in commands:
         assert "as_json" in [parameter.name for parameter in command.params], path
         assert command.help, path

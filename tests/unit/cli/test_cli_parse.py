@@ -9,6 +9,7 @@ import pytest
 
 from sandbox.cli import parse
 from sandbox.cli.main import is_plain_exec, wants_json
+from sandbox.cli.network_options import typed
 
 
 @pytest.mark.parametrize(
@@ -91,25 +92,41 @@ def test_unreadable_scripts_are_named(tmp_path: Path) -> None:
         parse.text_or_file(f"@{binary}")
 
 
+def test_rules_are_the_daemons_to_read() -> None:
+    assert parse.allowed_rule("anything at all") == "anything at all"
+    assert parse.denied_rule("example.com") == parse.denied_rule("deny example.com") == "deny example.com"
+    with pytest.raises(ValueError, match="behind --deny"):
+        parse.allowed_rule("deny example.com")
+
+
 @pytest.mark.parametrize(
-    ("chosen", "allow", "effective"),
+    ("line", "rules"),
     [
-        (None, (), "off"),
-        (None, ("a",), "limited"),
-        ("limited", ("a",), "limited"),
-        ("limited", (), "limited"),
-        ("off", (), "off"),
-        ("unrestricted", (), "unrestricted"),
+        ("example.com", ["example.com"]),
+        ("a.example b.example", ["a.example", "b.example"]),
+        ("a.example methods=GET mode=inspect =b.example", ["a.example methods=GET mode=inspect", "=b.example"]),
+        ("methods=GET", ["methods=GET"]),
     ],
 )
-def test_access(chosen: str | None, allow: tuple[str, ...], effective: str) -> None:
-    assert parse.access(chosen, allow) == effective
+def test_a_rules_options_may_be_words_of_their_own(line: str, rules: list[str]) -> None:
+    assert parse.rules(line.split()) == rules
 
 
-@pytest.mark.parametrize("chosen", ["off", "unrestricted"])
-def test_allow_contradicts_other_access(chosen: str) -> None:
-    with pytest.raises(ValueError, match=f"--allow has no meaning with --access {chosen}"):
-        parse.access(chosen, ("example.com",))
+def test_methods() -> None:
+    assert parse.methods("get, HEAD") == ["GET", "HEAD"]
+    assert parse.methods("version-control") == ["VERSION-CONTROL"]
+    assert parse.methods("any") == []
+    for wrong in ("", "GET,", "GET HEAD", "GET,any", "GÉT"):
+        with pytest.raises(ValueError, match="write GET,HEAD,OPTIONS, or any"):
+            parse.methods(wrong)
+
+
+def test_what_was_not_typed_is_left_out() -> None:
+    nothing = {"access": None, "preset": None, "allow": (), "deny": (), "methods": None}
+    assert typed(nothing) == {}
+    assert typed({f"setup_{name}": value for name, value in nothing.items()}, "setup-") == {}
+    some = {**nothing, "allow": ("a",), "deny": ("deny b",), "methods": [], "preset": "none", "access": "off"}
+    assert typed(some) == {"access": "off", "preset": "none", "rules": ["a", "deny b"], "methods": None}
 
 
 @pytest.mark.parametrize(

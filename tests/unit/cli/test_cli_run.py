@@ -87,12 +87,24 @@ def test_time_limit(server: Server) -> None:
 def test_the_request_has_what_was_typed(server: Server, tmp_path: Path) -> None:
     script = tmp_path / "setup.sh"
     script.write_text("true # from the file\n")
-    options = (
-        "--repo . --ref v1 --maintenance true --env A=b=c --env E= --allow example.com --allow a.example --timeout 1m"
+    options = "--repo . --ref v1 --maintenance true --env A=b=c --env E= --timeout 1m"
+    network = (
+        "--allow example.com --allow a.example --deny b.a.example --methods get,HEAD --preset common-dependencies "
+        "--setup-access limited --setup-allow tcp://db.example:22 --setup-methods any"
     )
     limits = "--memory 2G --cpus 1.5 --pids 64"
     command = ["--", "true", "--json", "-x"]
-    done = server.hutch("run", "-d", *options.split(), *limits.split(), "--setup", f"@{script}", *command, cwd=tmp_path)
+    done = server.hutch(
+        "run",
+        "-d",
+        *options.split(),
+        *network.split(),
+        *limits.split(),
+        "--setup",
+        f"@{script}",
+        *command,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0
     assert done.stderr == b""
     task = server.client._json("GET", f"/tasks/{done.stdout.decode().strip()}")
@@ -103,8 +115,14 @@ def test_the_request_has_what_was_typed(server: Server, tmp_path: Path) -> None:
         "setup": "true # from the file\n",
         "maintenance": "true",
         "env": {"A": "b=c", "E": ""},
-        "access": "limited",
-        "allow": ["example.com", "a.example"],
+        "network": {
+            "agent": {
+                "preset": "common-dependencies",
+                "rules": ["example.com", "a.example", "deny b.a.example"],
+                "methods": ["GET", "HEAD"],
+            },
+            "setup": {"access": "limited", "rules": ["tcp://db.example:22"], "methods": None},
+        },
         "timeout": 60,
         "command": ["true", "--json", "-x"],
         "limits": {"memory": 2 << 30, "cpus": 1.5, "pids": 64},
@@ -115,7 +133,7 @@ def test_defaults_of_the_request(server: Server) -> None:
     done = server.hutch("run", "--detach", "--json", "true")
     task = server.client._json("GET", f"/tasks/{json.loads(done.stdout)['id']}")
     empty = dict.fromkeys(("repo", "ref", "setup", "maintenance", "timeout", "limits"))
-    assert task["spec"] == {**empty, "image": "base", "env": {}, "access": "off", "allow": [], "command": ["true"]}
+    assert task["spec"] == {**empty, "image": "base", "env": {}, "network": {}, "command": ["true"]}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +144,9 @@ def test_defaults_of_the_request(server: Server) -> None:
         (["--memory", "lots", "--", "true"], "'lots' is no size"),
         (["--env", "A", "--", "true"], "'A' is no variable: write NAME=VALUE"),
         (["--setup", "@no/such", "--", "true"], "cannot read the script file 'no/such': No such file"),
-        (["--allow", "a", "--access", "off", "--", "true"], "--allow has no meaning with --access off"),
+        (["--allow", "deny a", "--", "true"], "'deny a' denies: write it without that word behind --deny"),
+        (["--methods", "GET;", "--", "true"], "'GET;' are no methods"),
+        (["--setup-preset", "all", "--", "true"], "'all' is not one of"),
         (["--cpus", "0", "--", "true"], "0.0 is not in the range"),
         (["--access", "all", "--", "true"], "'all' is not one of"),
         (["--nonsense"], "--nonsense"),
