@@ -12,8 +12,8 @@ import sys
 from ipaddress import ip_address
 from typing import Any
 
-from proxy.control import private_place
 from proxy.dial import Dialler, hosts_file
+from proxy.lines import private_place
 from proxy.registries.ask import ask_all
 from proxy.registries.get import Web
 from proxy.registries.index import Index

@@ -36,7 +36,7 @@ def believed(said: object) -> Answer:
         case {"error": str(error)}:
             return Answer((), printable(error)[:MAX_ERROR])
         case {"hosts": [*found]} if all(isinstance(host, str) for host in found):
-            return Answer(tuple(hosts(f"https://{host}/" for host in found)))
+            return Answer(tuple([host for host in found if host_of(f"https://{host}/") == host][:MAX_HOSTS]))
     return Answer((), "nobody could ask it")
 
 

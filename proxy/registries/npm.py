@@ -15,7 +15,7 @@ _NPM_SOURCES = (
     "lib/config/defaults.js",  # npm 6
 )
 _NPM_DEFAULT = re.compile(
-    r"""(?:['"]registry['"],\s*\{\s*default:|^\s*registry\s*:)\s*['"](https?://[^'"\s]+)['"]""", re.MULTILINE
+    r"""(?:['"]registry['"],\s*\{\s*default:|^[ \t]*registry:)\s*['"](https?://[^'"\s]+)['"]""", re.MULTILINE
 )
 _YARN_SOURCES = (
     "lib/node_modules/yarn/lib/cli.js",

@@ -24,7 +24,7 @@ _START: Final = 5.0  # seconds that the process itself may take beside its quest
 
 @dataclass(frozen=True)
 class IndexQuestions:
-    """`uid`: the host id that asks. `hosts_file`, `private`: as the filter has them, to reach what it does. `trust`: certificates."""
+    """`uid`: the host id that asks. The others as the filter has them: what it reaches is what is asked."""
 
     uid: int
     hosts_file: Path | None
