@@ -8,12 +8,14 @@ import re
 from dataclasses import dataclass
 
 MAX_HELLO = 65_536  # real ones with post-quantum keys have 2 kB; the limit covers all records of one hello
+MAX_RECORDS = 256  # real ones are in one or two; thousands would be taken apart anew for every piece that arrives
 MAX_REQUEST_LINE, MAX_HEAD = 32_768, 65_536
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _SERVER_NAME, _ENCRYPTED_CLIENT_HELLO = 0x0000, 0xFE0D
 
-_REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9_-]{0,31}) ([!-~\x80-\xff]+) HTTP/1\.[01]\r?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
+_REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9_-]{0,31}) ([!-~\x80-\xff]+) HTTP/1\.[01]\r")
+_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LINE_ENDS = frozenset(b"\0\r\n")
 _REQUEST_START = re.compile(rb"[A-Z][A-Z0-9_-]{0,31}( [!-~\x80-\xff]*( [HTP/1.0]{0,8}\r?)?)?")
 
 
@@ -81,17 +83,28 @@ def _http(data: bytes) -> Start:
     if not end:
         return NeedMore() if len(data) < MAX_HEAD else Other("the head of the HTTP request is too long")
     # Every line must end in CR LF and be a field: what one reader takes for a fold, another takes for a second field.
-    fields = [_FIELD.fullmatch(field) for field in head.split(b"\r\n")[1:]]
-    if not all(fields):
+    fields = [_field(line) for line in head.split(b"\r\n")[1:]]
+    if None in fields:
         return Other("the head of the HTTP request is malformed")
-    hosts = tuple(field[2].decode("latin-1") for field in fields if field and field[1].lower() == b"host")
+    hosts = tuple(field[1].decode("latin-1") for field in fields if field and field[0] == b"host")
     return Http(request[1].decode(), request[2].decode("latin-1"), hosts, len(head) + 4)
+
+
+def _field(line: bytes) -> tuple[bytes, bytes] | None:
+    """Name, in lower case, and value. Without one expression for all of it: it could match spaces in so many ways that
+    a head full of them would take minutes."""
+    name, colon, value = line.partition(b":")
+    if not colon or not _FIELD_NAME.fullmatch(name) or not _LINE_ENDS.isdisjoint(value):
+        return None
+    return name.lower(), value.strip(b" \t")
 
 
 def _handshake_message(data: bytes) -> bytes | None:
     """The first handshake message, put together from as many records as it was spread over."""
-    message, at = bytearray(), 0
+    message, at, records = bytearray(), 0, 0
     while len(data) - at >= 5:
+        if (records := records + 1) > MAX_RECORDS:
+            raise _Malformed(f"it is spread over more than {MAX_RECORDS} records")
         kind, major, size = data[at], data[at + 1], int.from_bytes(data[at + 3 : at + 5])
         if kind != _HANDSHAKE or major != 3 or not 0 < size <= 16_384:
             raise _Malformed("a record before its end is no handshake record")

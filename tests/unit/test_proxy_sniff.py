@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ssl
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.sniff import MAX_HELLO, MAX_REQUEST_LINE, Hello, Http, NeedMore, Other, sniff
+from proxy.sniff import MAX_HEAD, MAX_HELLO, MAX_RECORDS, MAX_REQUEST_LINE, Hello, Http, NeedMore, Other, sniff
 
 
 def openssl_hello(name: str | None) -> bytes:
@@ -56,7 +57,7 @@ def test_every_prefix_of_a_hello_needs_more() -> None:
     assert all(sniff(HELLO[:size]) == NeedMore() for size in range(len(HELLO)))
 
 
-@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("size", [3, 100])
 def test_a_hello_in_many_records(size: int) -> None:
     fragmented = records(HELLO[5:], size)
     assert sniff(fragmented) == Hello("example.com", False)
@@ -96,13 +97,43 @@ def test_hellos_that_servers_could_read_differently(data: bytes) -> None:
     assert isinstance(sniff(data), Other)
 
 
+def test_a_hello_in_thousands_of_records_is_refused() -> None:
+    assert isinstance(sniff(records(hello(sni(b"a.b")), 1)), Hello)
+    assert isinstance(sniff(records(hello(extension(21, bytes(MAX_RECORDS))), 1)), Other)
+
+
 @pytest.mark.parametrize(
-    "line",
-    [b"GET / HTTP/1.1\r\n", b"M-SEARCH * HTTP/1.0\n", b"GET http://x/ HTTP/1.1\r\n", b"CONNECT a:1 HTTP/1.1\r\n"],
+    ("head", "start"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Http("GET", "/", ("x",), 27)),
+        (b"M-SEARCH * HTTP/1.0\r\n\r\n", Http("M-SEARCH", "*", (), 23)),
+        (b"GET http://x/ HTTP/1.1\r\nhost:\tx \t\r\nHOST:\r\n\r\n", Http("GET", "http://x/", ("x", ""), 44)),
+        (b"CONNECT a:1 HTTP/1.1\r\nX: y: z\r\n\r\n", Http("CONNECT", "a:1", (), 33)),
+        (b"GET /\xff HTTP/1.1\r\nHost: \xff\r\n\r\n", Http("GET", "/\xff", ("\xff",), 28)),
+    ],
 )
-def test_http(line: bytes) -> None:
-    assert sniff(line + b"Host: x\r\n") == Http()
-    assert all(sniff(line[:size]) == NeedMore() for size in range(len(line)))
+def test_http(head: bytes, start: Http) -> None:
+    assert sniff(head) == start
+    assert sniff(head + b"Host: body") == start
+    assert all(sniff(head[:size]) == NeedMore() for size in range(len(head)))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"Host : x", b" Host: x", b"Host: x\r\n folded", b"Host: x\nHost: y", b"Host: x\rHost: y", b"Host: x\0", b": x", b"Host",
+     b"Ho st: x", b"H\xf6st: x", b"Host: x\r\n\tfolded", b"\x0bHost: x"],
+)  # fmt: skip
+def test_heads_that_servers_could_read_differently(field: bytes) -> None:
+    assert isinstance(sniff(b"GET / HTTP/1.1\r\n" + field + b"\r\n\r\n"), Other)
+
+
+@pytest.mark.parametrize(
+    "value", [b" " * 60_000 + b"\0", b"a" + b" " * 60_000 + b"b", b"\t " * 30_000 + b"\r", b":" * 60_000]
+)
+def test_a_head_full_of_spaces_takes_no_time(value: bytes) -> None:
+    started = time.perf_counter()
+    sniff(b"GET / HTTP/1.1\r\nx:" + value + b"\r\n\r\n")
+    assert time.perf_counter() - started < 0.5
 
 
 @pytest.mark.parametrize(
@@ -111,7 +142,9 @@ def test_http(line: bytes) -> None:
         b"SSH-2.0-OpenSSH_9.2\r\n", b"SSH-2.0-a Debian-2\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"EHLO x\r\n",
         b"\0", b"\x80\x2e\1\3\1", b"get / HTTP/1.1\r\n", b" GET / HTTP/1.1\r\n", b"\r\nGET / HTTP/1.1\r\n",
         b"GET / HTTP/1.1 x\r\n", b"GET /\r\n", b"GET  / HTTP/1.1\r\n", b"GET / HTTP/3.1\r\n", b"*1\r\n$4\r\nPING\r\n",
-        b"GET /" + b"a" * MAX_REQUEST_LINE, b"A" * 33, b"GET /\0", b"GET / FTP",
+        b"GET /" + b"a" * MAX_REQUEST_LINE, b"A" * 33, b"GET /\0", b"GET / FTP", b"GET / HTTP/1.1\n\r\n\r\n ",
+        b"GET / HTTP/1.1\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a" * MAX_HEAD,
     ],
 )  # fmt: skip
 def test_everything_else_is_refused(data: bytes) -> None:
