@@ -35,9 +35,12 @@ def oddity(path: str) -> str | None:
 
 
 def plain(path: str) -> str:
-    """A path that has no oddity, as the most lenient server would read it: decoded, one slash for many, no ;parameters,
-    case folded. For refusing only: other paths have the same plain form."""
-    segments = (segment.partition(";")[0] for segment in _readings(path)[-1].split("/"))
+    """A path that has no oddity, as the most lenient server would read it: decoded, case folded, one slash for many,
+    segments without ;parameters and without dots and spaces at their end.
+
+    For refusing only, since many paths have the same plain form.
+    """
+    segments = (segment.partition(";")[0].rstrip(". \t") for segment in _readings(path)[-1].split("/"))
     return re.sub("/+", "/", "/".join(segments)).casefold()
 
 

@@ -104,9 +104,9 @@ def _foretell(policy: Policy, asked: Rule, method: str, target: str) -> Decision
 
 def _refused_by_deny(policy: Policy, host: str, denies: list[Rule], request: Request) -> Decision | None:
     """`denies` are about some requests only, and any spelling that a server may read as theirs counts."""
-    folded = plain(request.path)
+    folded = plain(f"{request.path}/")  # many a server takes a folder with and without its slash for the same
     for deny in denies:
-        if not request.path.startswith(deny.path) and not folded.startswith(_plain_of_rule(deny.path)):
+        if not folded.startswith(_plain_of_rule(deny.path)):
             continue
         if deny.methods is None or request.method.upper() in deny.methods:
             return denied(policy, host, deny)

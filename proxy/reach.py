@@ -52,7 +52,12 @@ def bars_relay(policy: Policy, host: str, port: int) -> Decision | None:
     if policy.access == "off":
         return _off(policy)
     deny = next((deny for deny in policy.denies(host) if deny.fits(port, None)), None)
-    return None if deny is None else denied(policy, host, deny)
+    if deny is None:
+        return None
+    if deny.partial and not policy.ceils(host, deny):
+        # The user can help himself: by naming the port that it is meant for, as a URL does.
+        return Decision(False, "", f"no request could be seen in what tcp:// lets through, as {deny.text!r} needs it")
+    return denied(policy, host, deny)
 
 
 def way(policy: Policy, host: str, port: int, *, tls: bool) -> Way:
@@ -121,4 +126,6 @@ def place(host: str, port: int) -> str:
 
 def _out_of_reach(policy: Policy, host: str, port: int | None = None) -> str:
     where = host if port is None or port in WEB_PORTS else f"port {port} of {host}"
+    if as_address(host) is not None:
+        return f"{where} can't be reached, because it is an address that no rule of the {policy.phase} phase names"
     return f"{where} is not among what the {policy.phase} phase may reach"

@@ -28,6 +28,7 @@ MAX_LENGTH = 2_048
 
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 _NETWORK = re.compile(r"([0-9.]+(?:/[0-9]{1,2})?)(?::([0-9]+))?")
+_NETWORK_SIZE = re.compile(r"/[0-9]{1,2}/?")
 _AUTHORITY = re.compile(r"([^:]*)(?::([0-9]+))?")
 _PATH = re.compile(r"/[!-~]*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -114,7 +115,7 @@ def parse_rule(text: str) -> Rule:
             raise BadRule(f"a rule has at most {MAX_LENGTH} characters")
         words = text.split()
         if deny := words[:1] == ["deny"]:
-            words = words[1:]
+            del words[0]
         if not words:
             raise BadRule("a rule names a host, for example example.com")
         target, options = _target(words[0]), _options(words[1:])
@@ -191,6 +192,8 @@ def _url(scheme: Literal["http", "https"], rest: str) -> _Target:
     if path and (odd := oddity(path)):
         raise BadRule(f"the path can't be compared, because it has {odd}: write it as a client sends it")
     if network := _NETWORK.fullmatch(authority):
+        if _NETWORK_SIZE.fullmatch(path):
+            raise BadRule(f"for a network write {authority}{path.removesuffix('/')}, without the scheme")
         return _Target(scheme, "", "network", _network(network[1]), _port(network[2]), path)
     return _named(scheme, authority, "exact", path)
 
