@@ -27,7 +27,7 @@ from proxy.reach import (
     web_rules,
 )
 from proxy.restrict import GIT_FETCH_TYPE, READING, Request
-from proxy.rules import BadRule, Rule, parse_rule
+from proxy.rules import METHOD, BadRule, Rule, parse_rule
 from proxy.ruleset import MAX_RULES, Access, BadPolicy, Policy, parse
 
 __all__ = [
@@ -157,7 +157,7 @@ def _url(host: str, port: int, tls: bool, path: str) -> str:
 def _with_method(rule: str, request: Request) -> str:
     if request.fetches_with_git():
         return f"{rule} git=read"
-    return _valid(f"{rule} methods={request.method}") if request.method.isupper() else ""
+    return _valid(f"{rule} methods={request.method}") if METHOD.fullmatch(request.method) else ""
 
 
 def _valid(rule: str) -> str:

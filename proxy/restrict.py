@@ -18,7 +18,7 @@ _GIT_FETCH, _GIT_PUSH = "git-upload-pack", "git-receive-pack"
 _HARMLESS_UPGRADES = frozenset(("h2c", ""))  # offered with every plain request by some clients, and taken off
 # X-HTTP-Method-Override, X-HTTP-Method, X-Method-Override and their relatives; not the fields of CORS.
 _OVERRIDING_FIELD = re.compile(r"(?=x-|.*override).*\b(http)?(method|verb)(override)?\b.*")
-_OVERRIDING_PARAMETER = re.compile(r"(_|\$|x-).*(method|verb).*")
+_OVERRIDING_PARAMETER = re.compile(r"(-|\$|x-).*(method|verb).*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Request:
             return "a WebSocket or another upgrade carries what no method restriction sees"
         if any(_OVERRIDING_FIELD.fullmatch(name) for name, _ in self.fields):
             return "a header field of the request overrides the method"
-        if any(_OVERRIDING_PARAMETER.fullmatch(name.lower()) for name in self._parameters()):
+        if any(_OVERRIDING_PARAMETER.fullmatch(name.lower().replace("_", "-")) for name in self._parameters()):
             return "a parameter in the query overrides the method"
         if self.method in _WITHOUT_BODY and any(_announces_body(*field) for field in self.fields):
             return f"a {self.method} request has no body"
@@ -58,6 +58,7 @@ class Request:
             and types == [GIT_FETCH_TYPE]
             # A server that takes off what follows these would have another path, to which POST may do anything.
             and not oddity(self.path)
+            and not self.pushes_with_git()
             and not set(unquote(unquote(self.path))) & set("?#;")
         )
 

@@ -26,7 +26,7 @@ Mode = Literal["inspect", "splice"]
 WEB_PORTS = (80, 443)
 MAX_LENGTH = 2_048
 
-_METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
+METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
 _NETWORK = re.compile(r"([0-9.]+(?:/[0-9]{1,2})?)(?::([0-9]+))?")
 _NETWORK_SIZE = re.compile(r"/[0-9]{1,2}/?")
 _AUTHORITY = re.compile(r"([^:]*)(?::([0-9]+))?")
@@ -132,7 +132,7 @@ def parse_rule(text: str) -> Rule:
 def parse_methods(names: list[str]) -> frozenset[str]:
     """HTTP methods in upper case; raises BadRule."""
     methods = frozenset(name.upper() for name in names)
-    if not methods or not all(_METHOD.fullmatch(method) for method in methods):
+    if not methods or not all(METHOD.fullmatch(method) for method in methods):
         raise BadRule("methods are named like GET,HEAD,OPTIONS")
     if "CONNECT" in methods:
         raise BadRule("CONNECT is no method that requests can be allowed: for any protocol write tcp://HOST:PORT")

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from proxy.credentials import BadCredential, Credential, parse_credential
 from proxy.presets import PRESETS
-from proxy.rules import BadRule, Rule, parse_methods, parse_rule
+from proxy.rules import BadRule, Rule, as_address, parse_methods, parse_rule
 
 Access = Literal["off", "limited", "unrestricted"]
 
@@ -157,10 +157,12 @@ def _texts(value: dict[str, Any], key: str) -> list[str]:
 
 def _registry(text: str) -> Rule:
     """A registry is exactly one host; a port stands behind it if it is another than the web's."""
-    address = text[:1].isdigit() and text.replace(".", "").partition(":")[0].isdigit()
-    rule = parse_rule(text if address else f"={text}")
-    if rule.partial or rule.mode or (rule.network and rule.network.prefixlen < 32):
-        raise BadPolicy(f"a registry is one host, not {text!r}")
+    try:
+        rule = parse_rule(text if as_address(text.partition(":")[0]) else f"={text}")
+    except BadRule as error:
+        raise BadPolicy(f"a registry is one host like example.com or example.com:8443, not {text!r}") from error
+    if rule.partial or rule.mode:
+        raise BadPolicy(f"a registry is one host without options, not {text!r}")
     return rule
 
 

@@ -1,10 +1,13 @@
-"""Hypothesis strategies for rules, policies and requests, of few hosts so that they meet. Must not decide anything."""
+"""Policies for tests: written shortly, and Hypothesis strategies for them, for rules and for requests, of few hosts so
+that they meet. Must not decide anything."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hypothesis import strategies as st
+
+from proxy.policy import Policy, parse
 
 HOSTS = ["example.com", "a.example.com", "b.a.example.com", "evil-example.com", "example.com.evil.org", "org", "x.org"]
 ADDRESSES = ["10.1.2.3", "10.0.0.0/8", "192.0.2.7"]
@@ -21,6 +24,24 @@ FIELDS = st.lists(
     ),
     max_size=2,
 )  # fmt: skip
+
+READ = ["GET", "HEAD", "OPTIONS"]
+CREDENTIAL = {"name": "TOKEN", "placeholder": "a1b2c3d4e5f6g7", "value": "z9y8x7w6v5u4t3", "for": ["api.example.com"]}
+
+
+def policy(*texts: str, access: str, **more: Any) -> Policy:
+    return parse({"phase": "agent", "access": access, "rules": list(texts), **more})
+
+
+def limited(*texts: str, **more: Any) -> Policy:
+    return policy(*texts, access="limited", **more)
+
+
+def unrestricted(*texts: str, **more: Any) -> Policy:
+    return policy(*texts, access="unrestricted", **more)
+
+
+OFF = policy("example.com", "tcp://example.com:22", access="off")
 
 
 @st.composite
