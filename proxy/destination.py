@@ -11,7 +11,8 @@ from ipaddress import AddressValueError, IPv4Address
 from proxy.names import BadName, canonical
 from proxy.sniff import Hello, Http
 
-_AUTHORITY = re.compile(r"([^:@/?#]+)(?::([0-9]{1,5}))?")
+# ASCII only: what a client writes in another way, a server may read as another name than we do.
+_AUTHORITY = re.compile(r"([0-9A-Za-z.-]+)(?::([0-9]{1,5}))?")
 _ABSOLUTE = re.compile(r"http://([^/?#]*)(?:[/?#].*)?", re.IGNORECASE)
 
 

@@ -26,7 +26,7 @@ class Head:
     authority: str
     target: str
     hosts: tuple[str, ...]  # all Host fields
-    values: tuple[bytes, ...] = ()  # of all fields
+    texts: tuple[bytes, ...] = ()  # names and values of all fields
 
 
 def refusal(head: Head, name: str, port: int, *, absolute: bool = False) -> str | None:
@@ -41,14 +41,15 @@ def refusal(head: Head, name: str, port: int, *, absolute: bool = False) -> str 
     # A target with spaces or line ends becomes a second request when HTTP/2 is translated to HTTP/1.
     if not _TARGET.fullmatch(head.target) and not (head.target == "*" and head.method == "OPTIONS"):
         return "the request target is malformed"
-    if any(set(value) & {0, 10, 13} for value in head.values):
+    if any(set(text) & {0, 10, 13} for text in head.texts):
         return "a header field contains a line end or a null byte"
     if len(head.hosts) > 1:
         return "there is more than one Host field"
     named = [*head.hosts, *filter(None, [head.authority])]
-    if not any(named):
+    if not named:
         return "the request names no host"
-    return next((why for host in named if host or not head.http2 if (why := _differs(host, name, port))), None)
+    # An empty Host counts: beside an :authority it would be what an HTTP/1 server gets.
+    return next((why for host in named if (why := _differs(host, name, port))), None)
 
 
 def _differs(text: str, name: str, port: int) -> str | None:

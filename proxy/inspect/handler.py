@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 from mitmproxy import connection, http, tls
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events, layers, server, tunnel
-from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import HTTPMode, HttpStream
-from mitmproxy.proxy.layers.http._events import RequestHeaders
-from mitmproxy.proxy.layers.http._http1 import Http1Client
 
 from proxy.addresses import Refused
 from proxy.destination import Denied, is_address
 from proxy.dial import DialError
+from proxy.inspect import framing  # noqa: F401  puts mitmproxy right
 from proxy.inspect.held import Discard, all_layers, fair_share, held
 from proxy.inspect.hooks import ARTIFACTS, Hooks
 from proxy.passage import Passage
@@ -33,23 +31,6 @@ log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 60.0
 READ_BUFFER = 262_144
-
-
-class _FramedHttp1Client(Http1Client):
-    """HTTP/1 to the server, with the end of each body marked.
-
-    Where a client speaks HTTP/2 and the server doesn't, mitmproxy streams a body of unknown length with neither
-    length nor chunks, so that the server takes it for the next requests: ones that nobody has checked.
-    """
-
-    def send(self, event: Any) -> Any:
-        if isinstance(event, RequestHeaders) and event.request.is_http2 and not event.end_stream:
-            if_unknown = {} if "content-length" in event.request.headers else {"transfer-encoding": "chunked"}
-            event.request.headers.update(if_unknown)
-        yield from super().send(event)
-
-
-http_layers.Http1Client = _FramedHttp1Client  # type: ignore[attr-defined]  # where mitmproxy's HttpClient looks it up
 
 
 class Handler(server.LiveConnectionHandler):

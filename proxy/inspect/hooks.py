@@ -5,6 +5,7 @@ mitmproxy calls on_<hook>; an exception in one ends the connection (handler.py).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 from mitmproxy import flow, http
 
@@ -65,15 +66,16 @@ class Hooks:
         if not (decision := passage.decide_request(asked)).allowed:
             raise Denied(decision.reason, decision.rule)
         self._requests[it.id].rule = decision.rule
+        passage.requests[it.id] = asked  # before the wait: a policy that changes in it must know of this request
         try:
             await self._dialler.resolve(passage.name, passage.sandbox.look_ups, policy.denied_networks)
         except Refused as refused:
             raise Denied(str(refused)) from refused
-        passage.requests[it.id] = asked
 
     def _send_on(self, it: http.HTTPFlow) -> None:
         passage, request = self._passage, self._requests[it.id]
-        it.request.authority = it.request.authority if it.request.is_http2 else ""  # always in origin form
+        if not it.request.is_http2:
+            it.request.authority = ""  # always in origin form
         strip_upgrades(it.request.headers)
         credentials = [each for each in passage.sandbox.policy.credentials if each.covers(passage.name)]
         if credentials and passage.tls:
@@ -81,11 +83,11 @@ class Hooks:
             request.brokering.put_in()
         drop = _announces_no_body(it.request)
 
-        def piece(data: bytes) -> bytes:
+        def piece(data: bytes) -> list[bytes]:
             request.size += len(data)
             if drop:
-                return b""
-            return request.brokering.request_piece(data) if request.brokering else data
+                return []
+            return _some(request.brokering.request_piece(data) if request.brokering else data)
 
         it.request.stream = piece
 
@@ -111,9 +113,9 @@ class Hooks:
         if request.brokering:
             request.brokering.mask_head()
 
-        def piece(data: bytes) -> bytes:
+        def piece(data: bytes) -> list[bytes]:
             request.size += len(data)
-            return request.brokering.response_piece(data) if request.brokering else data
+            return _some(request.brokering.response_piece(data) if request.brokering else data)
 
         it.response.stream = piece
 
@@ -149,6 +151,11 @@ class Hooks:
         self._passage.allowed(reason, method=it.request.method, path=path, size=request.size, rule=request.rule)
 
 
+def _some(data: bytes) -> list[bytes]:
+    """What mitmproxy is to send: an empty piece would be written as the chunk that ends a body."""
+    return [data] if data else []
+
+
 def _announces_no_body(request: http.Request) -> bool:
     """A body that no field announces (HTTP/2 can send one) was in nobody's decision, and does not go with the request."""
     announced = "content-length" in request.headers or "transfer-encoding" in request.headers
@@ -160,6 +167,8 @@ def _fields(message: http.Message) -> tuple[tuple[str, str], ...]:
 
 
 def _head(request: http.Request) -> Head:
-    hosts = tuple(request.headers.get_all("host"))
-    values = tuple(value for _, value in request.headers.fields)
-    return Head(request.is_http2, request.method, request.authority, request.path, hosts, values)
+    """The head as it is on the wire: what mitmproxy shows has been decoded, and the method put in upper case."""
+    fields = [(name.lower(), value) for name, value in request.headers.fields]
+    hosts = tuple(value.decode("latin-1") for name, value in fields if name == b"host")
+    method, authority = request.data.method.decode("latin-1"), request.data.authority.decode("latin-1")
+    return Head(request.is_http2, method, authority, request.path, hosts, tuple(chain(*fields)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -112,6 +112,16 @@ def test_own_and_private_addresses_need_a_private_name() -> None:
     assert permitted(["203.0.113.7", "10.0.0.1", "fd00::1", "127.0.0.1"], own, may_be_private=True)
 
 
+def test_private_networks_are_let_in_address_by_address() -> None:
+    corporate = (ip_network("10.1.0.0/16"), ip_network("fd00::/8"))
+    assert permitted(["10.1.2.3", "fd00::1", "8.8.8.8"], (), may_be_private=False, private_networks=corporate)
+    for bad in (["10.1.2.3", "10.2.0.1"], ["127.0.0.1"]):
+        with pytest.raises(Refused):
+            permitted(bad, (), may_be_private=False, private_networks=corporate)
+    with pytest.raises(Refused):
+        permitted(["169.254.169.254"], (), may_be_private=False, private_networks=(ip_network("0.0.0.0/0"),))
+
+
 @pytest.mark.parametrize(
     "address", ["169.254.169.254", "0.0.0.0", "168.63.129.16", "224.0.0.1", "198.18.0.1", "fe80::1"]
 )
@@ -120,10 +130,8 @@ def test_some_addresses_no_name_leads_to(address: str) -> None:
         permitted([address], {ip_address(address)}, may_be_private=True)
 
 
-def h1(
-    target: str = "/", *hosts: str, method: str = "GET", authority: str = "", values: tuple[bytes, ...] = ()
-) -> Head:
-    return Head(False, method, authority, target, hosts, values)
+def h1(target: str = "/", *hosts: str, method: str = "GET", authority: str = "", texts: tuple[bytes, ...] = ()) -> Head:
+    return Head(False, method, authority, target, hosts, texts)
 
 
 def h2(authority: str, *hosts: str, target: str = "/", method: str = "GET") -> Head:
@@ -145,23 +153,35 @@ def test_requests_for_their_host(head: Head) -> None:
     [
         h1("/"), h1("/", ""), h1("/", "evil.com"), h1("/", "sub.example.com"), h1("/", "example.com", "example.com"),
         h1("/", "example.com", "evil.com"), h1("/", "example.com, evil.com"), h1("/", "example.com:80"),
-        h1("/", "example.com:"), h1("/", "example.com:443:443"), h1("/", "evil@example.com"),
+        h1("/", "ｅxample.com"), h1("/", "example。com"), h1("/", "example.com\xad"), h1("/", "example.com:"),
+        h1("/", "example.com:443:443"), h1("/", "evil@example.com"),
         h1("/", "example.com\x00"), h1("/", "example.com "), h1("/", "example.com/x"), h1("/", "example.com:٤٤٣"),
         h1("/", "example.com", authority="example.com"), h1("/", "example.com", authority="evil.com"),
         h1("example.com:443", "example.com", method="CONNECT", authority="example.com:443"),
         h1("/", "example.com", method="CONNECT"), h1("/", "example.com", method="connect"),
-        h1("/", "example.com", method="GET x"), h1("/", "example.com", method=""),
+        h1("/", "example.com", method="GET x"), h1("/", "example.com", method=""), h1("/", "example.com", method="get"),
         h1("", "example.com"), h1("x", "example.com"), h1("*", "example.com"), h1("/a b", "example.com"),
         h1("/\r\nHost: evil.com", "example.com"), h1("/\x00", "example.com"),
-        h1("/", "example.com", values=(b"a\r\nHost: evil.com",)), h1("/", "example.com", values=(b"a\x00",)),
+        h1("/", "example.com", texts=(b"a\r\nHost: evil.com",)), h1("/", "example.com", texts=(b"a\x00",)),
         h2(""), h2("evil.com"), h2("evil.com", "example.com"), h2("example.com", "evil.com"),
         h2("example.com", "example.com", "example.com"), h2("example.com:80"), h2("x@example.com"),
         h2("example.com", target="/ HTTP/1.1\r\nHost: evil.com\r\n\r\n"), h2("example.com", method="CONNECT"),
-        h2("example.com", target="http://evil.com/"),
+        h2("example.com", target="http://evil.com/"), h2("example.com", ""), h2("", ""), h2("example.com", "", ""),
     ],
 )  # fmt: skip
 def test_requests_that_name_something_else(head: Head) -> None:
     assert refusal(head, "example.com", 443)
+
+
+def test_a_request_to_the_proxy_may_name_its_host_in_the_target() -> None:
+    def refused(named: str, host: str) -> bool:
+        return bool(refusal(h1("/", host, authority=named), "example.com", 80, absolute=True))
+
+    assert not refused("example.com", "example.com")
+    assert not refused("example.com:80", "EXAMPLE.com.")
+    for named, host in (("evil.com", "example.com"), ("example.com", "evil.com"), ("example.com:81", "example.com"),
+                        ("x@example.com", "example.com"), ("example.com", "")):  # fmt: skip
+        assert refused(named, host), (named, host)
 
 
 @given(st.text(max_size=40))

@@ -1,0 +1,45 @@
+"""Where requests and bodies begin and end, in the three places where mitmproxy would leave that to the other side's guess.
+
+Must be imported before mitmproxy handles a connection. It decides nothing about what is sent.
+"""
+
+from typing import Any
+
+from mitmproxy.proxy.layers import http
+from mitmproxy.proxy.layers.http import HttpStream
+from mitmproxy.proxy.layers.http._events import RequestData, RequestHeaders, ResponseData
+from mitmproxy.proxy.layers.http._http1 import Http1Client
+
+
+class _Stream(HttpStream):
+    """Without empty pieces of bodies, as an HTTP/2 peer may send any number of.
+
+    In HTTP/1 one would be written as the chunk that ends the body, and what follows read as the next request or answer;
+    to the functions that look at bodies it means the end.
+    """
+
+    def _handle_event(self, event: Any) -> Any:
+        if not isinstance(event, RequestData | ResponseData) or event.data:
+            yield from super()._handle_event(event)
+
+
+class _Http1Client(Http1Client):
+    """HTTP/1 to the server for a client that speaks HTTP/2.
+
+    mitmproxy streams a body of unknown length with neither length nor chunks, so that the server takes it for the next
+    requests: ones that nobody has checked. And it decodes internationalised names for the Host field.
+    """
+
+    def send(self, event: Any) -> Any:
+        if isinstance(event, RequestHeaders) and event.request.is_http2:
+            fields = event.request.headers
+            if "host" not in fields:
+                fields.insert(0, b"host", event.request.data.authority)
+            if "content-length" not in fields and not event.end_stream:
+                fields["transfer-encoding"] = "chunked"
+        yield from super().send(event)
+
+
+# Where mitmproxy's layers look them up.
+http.HttpStream = _Stream  # type: ignore[misc]
+http.Http1Client = _Http1Client  # type: ignore[attr-defined]
