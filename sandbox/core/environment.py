@@ -51,6 +51,8 @@ def overlay_files() -> dict[str, Content]:
         "etc/profile.d/00-hutch.sh": File(_PROFILE),
         "run/hutch": Directory(),
         "workspace": Directory(),
+        # Slim images lack these, and there Java and others can't be installed: update-alternatives links their manuals.
+        **{f"usr/share/man/man{section}": Directory() for section in range(1, 9)},
     }
 
 
