@@ -15,7 +15,10 @@ from functools import partial
 # Before mitmproxy is imported: it takes SSLKEYLOGFILE and the like as wishes, and nothing of the environment is needed.
 os.environ.clear()
 
+import uvloop
+
 from proxy import worker
+from proxy.artifacts import serve as artifacts
 from proxy.dial import hosts_file
 from proxy.master import Master, Role
 from proxy.synthetic import Hints
@@ -33,13 +36,20 @@ def main() -> int:
     except OSError as error:
         print(f"filter: reading the hosts file {arguments.hosts} failed: {error.strerror}", file=sys.stderr)
         return 1
-    control = socket.socket(fileno=arguments.control)
-    shared = worker.Shared(
-        socket.socket(fileno=arguments.tcp), socket.socket(fileno=arguments.dns), Hints(), hosts, None
-    )
+    listening = socket.socket(fileno=arguments.tcp), socket.socket(fileno=arguments.dns)
+    # The workers' end and the cache's of a socket over which connections are handed on.
+    to_artifacts, from_workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    has_artifacts = arguments.artifacts is not None
+    shared = worker.Shared(*listening, Hints(), hosts, to_artifacts if has_artifacts else None)
     roles = [Role("worker", number, partial(worker.run, shared=shared)) for number in range(arguments.workers)]
-    Master(control, roles).run()
+    if has_artifacts:
+        roles.append(Role("artifacts", 0, partial(_run_artifacts, from_workers, arguments.artifacts, hosts)))
+    Master(socket.socket(fileno=arguments.control), roles).run()
     return 0
+
+
+def _run_artifacts(handoff: socket.socket, directory: int, hosts: dict[str, list[str]], control: socket.socket) -> None:
+    uvloop.run(artifacts.run(control, handoff, directory, hosts))
 
 
 def _arguments() -> argparse.Namespace:

@@ -37,7 +37,7 @@ class Handler(server.LiveConnectionHandler):
     def __init__(self, inspector: "Inspector", passage: Passage, reader: StreamReader, writer: StreamWriter) -> None:
         super().__init__(reader, writer, inspector.options, inspector.mode)
         self._inspector, self._passage = inspector, passage
-        self._hooks = Hooks(passage, inspector.dialler, self._discard_body)
+        self._hooks = Hooks(passage, inspector.dialler, inspector.artifacts is not None, self._discard_body)
         context = self.layer.context
         context.server.address = (passage.name, passage.port)
         context.server.tls = passage.tls
@@ -115,6 +115,7 @@ class Handler(server.LiveConnectionHandler):
         outgoing = await self._inspector.dialler.connect(
             passage.name, passage.port, passage.sandbox.look_ups, policy.denied_networks
         )
+        passage.dialled(outgoing)
         return await asyncio.open_connection(sock=outgoing, limit=READ_BUFFER)
 
     def _artifacts(self) -> socket.socket:

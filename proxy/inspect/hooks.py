@@ -10,6 +10,8 @@ from itertools import chain
 from mitmproxy import flow, http
 
 from proxy.addresses import Refused
+from proxy.artifacts.ask import CACHE_HEADER, UPSTREAM_HEADER
+from proxy.artifacts.route import forwarded, may_use
 from proxy.destination import Denied
 from proxy.dial import DialError, Dialler
 from proxy.inspect.brokering import Brokering
@@ -29,14 +31,18 @@ class _Request:
     rule: str = ""
     size: int = 0  # bytes in both directions
     answered: bool = False  # by the filter: it is in the records already
+    from_artifacts: bool = False
     brokering: Brokering | None = None
 
 
 class Hooks:
-    """Of one passage. `discard_body(flow)` makes mitmproxy drop what a refused request still sends."""
+    """Of one passage. `artifacts`: whether there is a cache of them. `discard_body(flow)` makes mitmproxy drop what a
+    refused request still sends."""
 
-    def __init__(self, passage: Passage, dialler: Dialler, discard_body: Callable[[http.HTTPFlow], None]) -> None:
-        self._passage, self._dialler, self._discard_body = passage, dialler, discard_body
+    def __init__(
+        self, passage: Passage, dialler: Dialler, artifacts: bool, discard_body: Callable[[http.HTTPFlow], None]
+    ) -> None:
+        self._passage, self._dialler, self._artifacts, self._discard_body = passage, dialler, artifacts, discard_body
         self._requests: dict[str, _Request] = {}  # by the flow's id
         self.seen = False  # whether there was a request, or another reason to record
 
@@ -67,10 +73,19 @@ class Hooks:
             raise Denied(decision.reason, decision.rule)
         self._requests[it.id].rule = decision.rule
         passage.requests[it.id] = asked  # before the wait: a policy that changes in it must know of this request
+        if self._from_artifacts(asked):
+            self._requests[it.id].from_artifacts = True  # which resolves by itself, if it has to ask
+            return
         try:
             await self._dialler.resolve(passage.name, passage.sandbox.look_ups, policy.denied_networks)
         except Refused as refused:
             raise Denied(str(refused)) from refused
+
+    def _from_artifacts(self, asked: Asked) -> bool:
+        """Whether the artifact cache may answer. Not where it couldn't know what this sandbox alone is denied or given."""
+        policy, name = self._passage.sandbox.policy, self._passage.name
+        own = bool(policy.denied_networks) or any(each.covers(name) for each in policy.credentials)
+        return self._artifacts and not own and may_use(asked.method, asked.fields, name, policy.artifact_hosts)
 
     def _send_on(self, it: http.HTTPFlow) -> None:
         passage, request = self._passage, self._requests[it.id]
@@ -81,6 +96,8 @@ class Hooks:
         if credentials and passage.tls:
             request.brokering = Brokering(passage, credentials, it)
             request.brokering.put_in()
+        if request.from_artifacts:
+            _redirect(it.request, passage)
         drop = _announces_no_body(it.request)
 
         def piece(data: bytes) -> list[bytes]:
@@ -109,6 +126,8 @@ class Hooks:
             it.error = flow.Error(flow.Error.KILLED_MESSAGE)  # an opaque tunnel otherwise
             return
         it.response.headers.pop(DENIED_HEADER, None)  # says that the filter speaks
+        if not request.from_artifacts:
+            it.response.headers.pop(CACHE_HEADER, None)
         it.response.headers.pop("alt-svc", None)  # leads to QUIC, which goes nowhere, and to other names
         if request.brokering:
             request.brokering.mask_head()
@@ -149,6 +168,17 @@ class Hooks:
             reason = request.brokering.masker.mask_text(reason)
         path = path_of(it.request.path)
         self._passage.allowed(reason, method=it.request.method, path=path, size=request.size, rule=request.rule)
+
+
+def _redirect(request: http.Request, passage: Passage) -> None:
+    """To the artifact cache, with what it may see of the request, and the one server that it may ask."""
+    host, scheme = request.headers.get("host") or request.authority, "https" if passage.tls else "http"
+    fields = [("host", host), (UPSTREAM_HEADER, f"{scheme}://{passage.name}:{passage.port}")]
+    request.headers = http.Headers(
+        [(name.encode(), value.encode("latin-1")) for name, value in (*fields, *forwarded(_fields(request)))]
+    )
+    (request.host, request.port), request.scheme = ARTIFACTS, "http"
+    request.headers["host"] = host  # which mitmproxy has changed with the host
 
 
 def _some(data: bytes) -> list[bytes]:

@@ -159,6 +159,7 @@ class Lab:
         config = FilterConfig(
             self.ca.decode(), UID, ("private.test",), self.hosts, workers=2,
             upstream_trust=self.directory / "upstream.pem", own_addresses=("192.0.2.250",),
+            artifacts=self.directory / "artifacts", artifact_bytes=64 << 20,
         )  # fmt: skip
         return Filter(config, self.tcp, self.dns)
 
