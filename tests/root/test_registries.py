@@ -204,9 +204,12 @@ def test_an_image_with_a_private_mirror_needs_no_setting(lab: Lab, tmp_path: Pat
 
 
 REFUSED = {
-    "loop.test": "resolves to 127.0.0.1 (", "mixed.test": "resolves to 127.0.0.1 (",
-    "nowhere.private.test": "0.0.0.0 (unspecified)", "metadata.private.test": "169.254.169.254 (link-local)", "private.test.invalid": "can't be resolved",
-}  # fmt: skip
+    "loop.test": "resolves to 127.0.0.1 (",
+    "mixed.test": "resolves to 127.0.0.1 (",
+    "nowhere.private.test": "0.0.0.0 (unspecified)",
+    "metadata.private.test": "169.254.169.254 (link-local)",
+    "private.test.invalid": "can't be resolved",
+}
 
 
 def test_no_index_leads_where_a_sandbox_may_not_go(lab: Lab) -> None:
