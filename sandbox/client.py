@@ -17,7 +17,18 @@ from sandbox.failures import ANSWER_SECONDS, ApiError, ConnectionLost, DaemonUnr
 from sandbox.wire import Exchange, quote
 
 if TYPE_CHECKING:  # making the TypedDicts takes 2 ms, which no call needs
-    from sandbox.shapes import Collected, Explanation, Image, NetworkChange, NetworkState, Task, TaskSpec
+    from sandbox.shapes import (
+        Artifacts,
+        Cleared,
+        Collected,
+        Explanation,
+        Image,
+        NetworkChange,
+        NetworkState,
+        Secret,
+        Task,
+        TaskSpec,
+    )
 
 __all__ = [
     "DEFAULT_SOCKET", "ApiError", "Client", "ConnectionLost", "DaemonUnreachable", "HutchError", "JobFailed", "Stream",
@@ -196,6 +207,30 @@ class Client:
     def exec_signal(self, exec_id: str, name: str) -> None:
         """Send a signal by its name without SIG, for example "INT"."""
         self._stream("POST", f"/execs/{_segment(exec_id)}/signal", {"signal": name}).read()
+
+    def secrets(self) -> list[Secret]:
+        """All secrets, without their values."""
+        return list(self._json("GET", "/secrets")["secrets"])
+
+    def set_secret(self, name: str, value: str, setting: dict[str, Any]) -> Secret:
+        """Make or replace a secret. setting: {"for": [HOST or HOST/path…], "header", "places", "phases"}; see shapes.Secret."""
+        return cast("Secret", self._json("PUT", f"/secrets/{_segment(name)}", {"value": value, **setting}))
+
+    def rotate_secret(self, name: str, value: str) -> Secret:
+        """Give a secret another value."""
+        return cast("Secret", self._json("POST", f"/secrets/{_segment(name)}/rotate", {"value": value}))
+
+    def remove_secret(self, name: str) -> None:
+        """Forget a secret."""
+        self._stream("DELETE", f"/secrets/{_segment(name)}").read()
+
+    def artifacts(self) -> Artifacts:
+        """The package downloads that the filter keeps."""
+        return cast("Artifacts", self._json("GET", "/cache"))
+
+    def clear_artifacts(self) -> Cleared:
+        """Drop them all."""
+        return cast("Cleared", self._json("DELETE", "/cache"))
 
     def gc(self) -> Collected:
         """Drop expired snapshots, unused layers and old tasks."""

@@ -43,6 +43,7 @@ class TaskSpec(TypedDict, total=False):
     setup: str | None
     maintenance: str | None
     env: dict[str, str]
+    secrets: list[str]
     network: dict[str, dict[str, Any]]
     timeout: float | None
     command: list[str]
@@ -107,6 +108,7 @@ class Explanation(TypedDict):
     """What would become of a request: the rule that allows it, or the one that would (empty: none), and why not."""
 
     task: str
+    state: str
     phase: str
     url: str
     method: str
@@ -143,6 +145,7 @@ class Task(TypedDict):
     commit: str | None
     image: str
     command: list[str]
+    secrets: list[str]
     created: str
     started: str | None
     ended: str | None
@@ -173,4 +176,45 @@ class Collected(TypedDict):
     snapshots: int
     layers: int
     tasks: int
+    bytes: int
+
+
+# What may be done with a secret, as the API has it; its value is in none. `for`: HOST or HOST/path; `header`: the one field and
+# the words around the value, None for any; `places`: header, query, body; `phases`: those that may use it.
+Secret = TypedDict(
+    "Secret",
+    {
+        "name": str,
+        "placeholder": str,
+        "for": list[str],
+        "header": str | None,
+        "places": list[str],
+        "phases": list[str],
+        "created": str,
+        "changed": str,
+    },
+)
+
+
+class Artifact(TypedDict):
+    """A package download that the filter keeps: its bytes, and when its server last said that it is current (Unix time)."""
+
+    url: str
+    bytes: int
+    validated: int
+
+
+class Artifacts(TypedDict):
+    """All of them: how many, the bytes on disk and the most that there may be, and those used last."""
+
+    entries: int
+    bytes: int
+    limit: int
+    items: list[Artifact]
+
+
+class Cleared(TypedDict):
+    """What clearing the cache of downloads removed."""
+
+    entries: int
     bytes: int

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from rootfs.errors import ImageError, UnknownImage
-from sandbox.api import exec_routes, image_routes, network_routes, task_routes
+from sandbox.api import cache_routes, exec_routes, image_routes, network_routes, secret_routes, task_routes
 from sandbox.api.services import Services
 from sandbox.core import errors, gc
 from sandbox.host import doctor
@@ -34,7 +34,7 @@ def make_app(services: Services) -> FastAPI:
     app = FastAPI(title="Hutch", version=version("hutch"), description="Tasks in fresh, isolated environments.")
     _handle_errors(app)
     _add_host_routes(app, services)
-    for noun in (image_routes, task_routes, exec_routes, network_routes):
+    for noun in (image_routes, task_routes, exec_routes, network_routes, secret_routes, cache_routes):
         noun.add_routes(app, services)
     return app
 

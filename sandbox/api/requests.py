@@ -70,6 +70,7 @@ class TaskRequest(_Strict):
     setup: str | None = Field(None, max_length=_SCRIPT)
     maintenance: str | None = Field(None, max_length=_SCRIPT)
     env: dict[str, str] = {}
+    secrets: list[str] = Field([], max_length=64)
     network: NetworkRequest = NetworkRequest()
     timeout: float | None = Field(None, gt=0, le=30 * 86400)
     limits: LimitsRequest | None = None
@@ -81,6 +82,8 @@ class TaskRequest(_Strict):
     def _check_together(self) -> TaskRequest:
         if self.ref and not self.repo:
             raise ValueError('"ref" goes with a "repo"')
+        if both := sorted(set(self.secrets) & set(self.env)):
+            raise ValueError(f"{both[0]} is given twice, as a variable and as a secret")
         for script in (self.setup or "", self.maintenance or ""):
             if "\0" in script or any("\ud800" <= character <= "\udfff" for character in script):
                 raise ValueError("a script contains a null byte or half a character")
@@ -97,6 +100,7 @@ class TaskRequest(_Strict):
             setup=self.setup,
             maintenance=self.maintenance,
             env=self.env,
+            secrets=tuple(dict.fromkeys(self.secrets)),
             network=self.network.to_specs(),
             timeout=self.timeout,
             limits=Limits(limits.memory or default.memory, limits.cpus or default.cpus, limits.pids or default.pids)

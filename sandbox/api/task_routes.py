@@ -21,6 +21,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     async def create_task(body: TaskRequest) -> Response:
         """Accept a task."""
         spec = body.to_spec(services.runtime.default_limits)
+        services.runtime.secrets.check(spec.secrets)
         for phase, setting in spec.network.items():
             services.runtime.ceiling.check(phase, setting)
         await services.runtime.bases.get(spec.image)  # an unknown image is told here or never

@@ -23,7 +23,13 @@ COMMANDS = {
     "exec": ("sandbox.cli.exec", "exec_", "Run a command in a running task's sandbox."),
     "shell": ("sandbox.cli.exec", "shell", "Open a terminal in a running task's sandbox."),
     "net": ("sandbox.cli.net", "net", "See, change and explain what a task may reach."),
+    "secret": (
+        "sandbox.cli.secret",
+        "secret",
+        "Keep credentials that tasks may use and never read.",
+    ),
     "image": ("sandbox.cli.image", "image", "Build, import, list and remove images."),
+    "cache": ("sandbox.cli.cache", "cache", "List and clear the package downloads that the filter keeps."),
     "gc": ("sandbox.cli.gc", "gc", "Drop expired snapshots, unused layers and old tasks."),
     "doctor": ("sandbox.cli.doctor", "doctor", "Check what this host can do, with a remedy for what it can't."),
     "serve": ("sandbox.cli.serve", "serve", "Run the daemon in the foreground."),

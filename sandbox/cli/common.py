@@ -61,6 +61,13 @@ def _complete_images(ctx: click.Context, _parameter: click.Parameter, incomplete
         return []
 
 
+def _complete_secrets(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        return [secret["name"] for secret in _client(ctx).secrets() if secret["name"].startswith(incomplete)]
+    except HutchError:
+        return []
+
+
 def _client(ctx: click.Context) -> Client:
     from sandbox.cli.main import socket_path
 
@@ -78,6 +85,15 @@ def inner_command(words: tuple[str, ...], *, needed: bool) -> list[str]:
 
 task_argument = click.argument("task", metavar="TASK", shell_complete=_complete_tasks)
 image_argument = click.argument("name", metavar="NAME", shell_complete=_complete_images)
+secret_argument = click.argument("name", metavar="NAME", shell_complete=_complete_secrets)
+secret_option = click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=_complete_secrets,
+    help="A secret (hutch secret --help) that may be used, by the placeholder in the variable NAME; repeatable.",
+)
 state_option = click.option(
     "--state",
     type=click.Path(path_type=Path),

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from sandbox.cli import parse
-from sandbox.cli.common import INNER_COMMAND, Parsed, image_option, json_option, pass_client
+from sandbox.cli.common import INNER_COMMAND, Parsed, image_option, json_option, pass_client, secret_option
 from sandbox.cli.network_options import network_options, typed
 from sandbox.cli.output import print_json, print_line
 from sandbox.cli.render import Renderer, exit_code, result
@@ -58,6 +58,7 @@ _SETUP_HELPS = {
     metavar="K=V",
     help="Variable for all phases; repeatable.",
 )
+@secret_option
 @network_options("", _AGENT_HELPS)
 @network_options("setup-", _SETUP_HELPS)
 @click.option(
@@ -88,6 +89,7 @@ def run(client: Client, /, command: tuple[str, ...], as_json: bool, detach: bool
       hutch run --repo . --preset common-dependencies --deny ads.example.com -- ./agent.sh
       hutch run --repo . --allow 'git.example.com git=read' --methods GET,HEAD -- ./agent.sh
       hutch run --repo . --setup 'make deps' --setup-preset package-managers -- make test
+      hutch run --repo . --secret API_TOKEN --allow api.example.com -- ./agent.sh
       hutch run --repo . --json -- make > result.json
 
     COMMAND is run as it is, without a shell: write sh -c '…' where you need one.
@@ -124,6 +126,7 @@ def task_spec(command: list[str], **options: Any) -> TaskSpec:
         setup=options["setup"],
         maintenance=options["maintenance"],
         env=dict(options["env"]),
+        secrets=list(options["secrets"]),
         network={phase: setting for phase, setting in network.items() if setting},
         timeout=options["timeout"],
         command=command,

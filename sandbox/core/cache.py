@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Final
 
 from sandbox.core.model import Snapshot, TaskSpec
@@ -26,14 +27,16 @@ _NAMES: Final = {
 }
 
 
-def inputs(spec: TaskSpec, image_digest: str, repo_url: str | None) -> dict[str, str]:
-    """The digest of each thing that setup's result depends on, by its name."""
+def inputs(
+    spec: TaskSpec, image_digest: str, repo_url: str | None, placeholders: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """The digest of each thing that setup's result depends on, by its name. `placeholders`: of secrets given to setup."""
     values = {
         "repo": repo_url,
         "image": image_digest,
         "setup": spec.setup,
         "maintenance": spec.maintenance,
-        "env": dict(sorted(spec.env.items())),
+        "env": dict(sorted({**spec.env, **placeholders}.items())),
         "network": asdict(spec.network["setup"]),
     }
     return {name: _digest(value) for name, value in values.items()}

@@ -36,14 +36,18 @@ from sandbox.core.ceiling import load as load_ceiling
 from sandbox.core.errors import TaskError
 from sandbox.core.execs import Execs
 from sandbox.core.images import Bases
+from sandbox.core.registries import Registries
 from sandbox.core.relay import Relays
 from sandbox.core.runtime import Runtime
 from sandbox.core.scheduler import Scheduler
+from sandbox.core.sealing import Sealer
+from sandbox.core.secrets import Secrets
 from sandbox.core.store import Store
 from sandbox.host import filter as egress
 from sandbox.host import identity, seccomp, trusted
 from sandbox.host.cgroup import Cgroups, Limits
 from sandbox.host.errors import HostError
+from sandbox.host.index_questions import IndexQuestions
 from sandbox.host.leases import Leases
 from sandbox.host.network import Gateway
 from sandbox.host.sandbox import Sandboxes
@@ -155,6 +159,9 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
     for fd in (init, *programs):
         stack.callback(os.close, fd)
     layers, changing_layers = LayerStore(state), asyncio.Lock()
+    questions = IndexQuestions(ids.errand_uid, settings.hosts, settings.ceiling.private, trusted.host_bundle())
+    registries = Registries(layers, state / "registries.json", questions)
+    stack.push_async_callback(registries.close)
     return Runtime(
         state=state,
         store=store,
@@ -163,6 +170,8 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
         sandboxes=Sandboxes(leases, filter_process, init, programs),
         default_limits=limits,
         ceiling=settings.ceiling,
+        registries=registries,
+        secrets=Secrets(store, Sealer.load(state)),
         changing_layers=changing_layers,
     )
 

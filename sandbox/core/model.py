@@ -47,6 +47,7 @@ class TaskSpec:
     setup: str | None = None
     maintenance: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
     network: Mapping[str, NetworkSpec] = field(default_factory=lambda: dict(DEFAULTS))
     timeout: float | None = None
     limits: Limits | None = None
@@ -63,16 +64,15 @@ class TaskSpec:
             **{
                 **{name: given for name, given in value.items() if name not in _BEFORE_NETWORK},
                 "command": tuple(value["command"]),
+                "secrets": tuple(value.get("secrets", ())),
                 "network": _network(value),
                 "limits": Limits(**limits) if limits else None,
             }
         )
 
 
-_BEFORE_NETWORK: Final = (
-    "access",
-    "allow",
-)  # what tasks had that were stored when only the agent's network could be set
+# What tasks had that were stored when only the agent's network could be set.
+_BEFORE_NETWORK: Final = ("access", "allow")
 
 
 def _network(value: Mapping[str, Any]) -> dict[str, NetworkSpec]:
@@ -126,6 +126,7 @@ class Task:
             "commit": self.commit,
             "image": self.spec.image,
             "command": list(self.spec.command),
+            "secrets": list(self.spec.secrets),
             "created": self.created,
             "started": self.started,
             "ended": self.ended,

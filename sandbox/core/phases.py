@@ -22,6 +22,7 @@ from sandbox.core.errors import Conflict, PhaseFailed
 from sandbox.core.images import Base
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Task
+from sandbox.core.network import PHASES
 from sandbox.core.network_record import NetworkRecord
 from sandbox.core.policies import Policies
 from sandbox.core.runtime import Runtime
@@ -45,15 +46,19 @@ class PhaseContext:
         self._layers: list[Path] = []
         self._source: Source | None = None
         self._closed = False
-        self.policies = Policies(runtime, task)
+        self._phase = ""
+        self.placeholders: dict[str, dict[str, str]] = {}  # by phase, what stands in its variables for secrets
+        self.policies = Policies(runtime, task, journal.notice)
         self.base: Base
         self.phases: list[Phase] = []
         self.sandbox: Sandbox | None = None
 
     def prepare(self, base: Base, source: Source | None) -> None:
-        """Set what every phase stands on."""
-        self.base = base
+        """Set what every phase stands on. Raises NotFound for a secret that is gone."""
+        self.base = self.policies.base = base
         self._source = source
+        names = self._task.spec.secrets
+        self.placeholders = {phase: self._runtime.secrets.placeholders(names, phase) for phase in PHASES}
         self._layers = [self._runtime.layers.layer_path(layer) for layer in base.layers]
 
     def add_layer(self, layer: str) -> None:
@@ -67,8 +72,13 @@ class PhaseContext:
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables of setup, maintenance and agent."""
-        return environment.variables(self.base.image.config.env, trust.trust_env(), self._task.spec.env)
+        """The variables of the phase that runs."""
+        return self.env_of(self._phase)
+
+    def env_of(self, phase: str) -> dict[str, str]:
+        """The variables of setup, maintenance or agent."""
+        given = {**self._task.spec.env, **self.placeholders.get(phase, {})}
+        return environment.variables(self.base.image.config.env, trust.trust_env(), given)
 
     @property
     def cwd(self) -> str:
@@ -100,12 +110,12 @@ class PhaseContext:
         """Run the setup or maintenance script."""
         argv = environment.login_script(f"{environment.RUN}/{name}.sh", self.base.has_bash)
         files = {f"{name}.sh": text.encode()}
-        await self._must_succeed(name, writable, argv, self.env, self.cwd, files)
+        await self._must_succeed(name, writable, argv, self.env_of(name), self.cwd, files)
 
     async def agent(self, writable: Path) -> int:
         """Run the task's command; returns its exit code."""
         argv = environment.login(self._task.spec.command, self.base.has_bash)
-        return await self._run("agent", writable, argv, self.env, self.cwd, {})
+        return await self._run("agent", writable, argv, self.env_of("agent"), self.cwd, {})
 
     async def _must_succeed(
         self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
@@ -122,6 +132,7 @@ class PhaseContext:
         files: Mapping[str, bytes],
     ) -> int:  # fmt: skip
         self._journal.phase_started(name)
+        self._phase = name
         started, code = time.monotonic(), _KILLED
         lost: list[OSError] = []
 

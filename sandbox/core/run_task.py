@@ -153,7 +153,7 @@ class TaskRun:
         if spec.setup is None:
             return None, False
         url = found.url if found else None
-        parts = cache.inputs(spec, self.context.base.image.digest, url)
+        parts = cache.inputs(spec, self.context.base.image.digest, url, self.context.placeholders["setup"])
         key = cache.key(parts)
         async with self._runtime.building(key):  # two tasks that miss together build once
             snapshot = store.snapshot(key)

@@ -13,6 +13,8 @@ from weakref import WeakValueDictionary
 from rootfs.store import Store as LayerStore
 from sandbox.core.ceiling import Ceiling
 from sandbox.core.images import Bases
+from sandbox.core.registries import Registries
+from sandbox.core.secrets import Secrets
 from sandbox.core.store import Store
 from sandbox.host.cgroup import Limits
 from sandbox.host.sandbox import Sandboxes
@@ -29,6 +31,8 @@ class Runtime:
     sandboxes: Sandboxes
     default_limits: Limits
     ceiling: Ceiling
+    registries: Registries
+    secrets: Secrets
     # Held while a layer has come to the disk but nothing names it yet, and while layers that nothing names are removed.
     changing_layers: asyncio.Lock
     _used: Counter[str] = field(default_factory=Counter)

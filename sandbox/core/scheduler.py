@@ -99,6 +99,13 @@ class Scheduler:
             run.end("cancelled")
         return task
 
+    async def secret_changed(self, name: str) -> None:
+        """Let the tasks that were given this secret use it as it is now. Raises the first failure, after all were told."""
+        given = [run for run in self._runs.values() if name in run.task.spec.secrets]
+        told = await asyncio.gather(*(run.context.policies.secrets_changed() for run in given), return_exceptions=True)
+        if failure := next((result for result in told if result is not None), None):
+            raise failure
+
     async def remove(self, identity: str) -> None:
         """Forget a task that has ended, and its files. Raises Conflict while it runs."""
         task = self._runtime.store.task(identity)

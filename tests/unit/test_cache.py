@@ -36,6 +36,12 @@ def test_whatever_setup_depends_on_makes_another_key(
     )
 
 
+def test_a_secret_that_setup_may_use_counts_by_its_placeholder() -> None:
+    with_secret = cache.inputs(SPEC, "sha256:image", "https://git.example/p", {"TOKEN": "placeholder"})
+    assert {name for name in PARTS if PARTS[name] != with_secret[name]} == {"env"}
+    assert with_secret != cache.inputs(SPEC, "sha256:image", "https://git.example/p", {"TOKEN": "another"})
+
+
 @pytest.mark.parametrize(
     "change",
     [{"command": ("false",)}, {"ref": "v1"}, {"network": DEFAULTS | {"agent": UNRESTRICTED}}, {"timeout": 3.0}],

@@ -71,6 +71,8 @@ def test_maintenance_has_the_network_of_setup_unless_it_has_its_own() -> None:
         ({"command": ["x"], "setup": "a\0"}, "null byte"),
         ({"command": ["x"], "timeout": 0}, "greater than 0"),
         ({"command": ["x"], "limits": {"memory": 1}}, "greater than or equal"),
+        ({"command": ["x"], "env": {"A": "b"}, "secrets": ["A"]}, "A is given twice"),
+        ({"command": ["x"], "secrets": ["A"] * 65}, "at most 64"),
         ({"command": ["x"], "unknown": 1}, "Extra inputs"),
         ({"command": ["x" * 200_000]}, "at most"),
     ],

@@ -26,7 +26,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_a_task_comes_back_as_it_went(store: Store) -> None:
     spec = TaskSpec(
-        ("sh", "-c", "é\n"), "https://git.example/p", "main", setup="x", env={"A": "b"}, limits=Limits(1 << 30, 0.5, 2),
+        ("sh", "-c", "é\n"), "https://git.example/p", "main", setup="x", env={"A": "b"},
+        limits=Limits(1 << 30, 0.5, 2), secrets=("S",),
         network=DEFAULTS | {"agent": NetworkSpec("limited", rules=("example.com",), methods=("GET",))},
     )  # fmt: skip
     task = Task("aa11", spec)

@@ -41,7 +41,7 @@ class Running:
         self.cancelled = False
         self.spec = spec
         self.record: dict[str, Any] = {
-            **{name: spec.get(name) for name in ("repo", "ref", "image", "command")},
+            **{name: spec.get(name) for name in ("repo", "ref", "image", "command", "secrets")},
             **{"id": self.id, "state": "queued", "exit_code": None, "commit": None, "created": now()},
             **{"started": None, "ended": None, "error": None, "cache": None, "phases": [], "diff": None},
             "network": {"allowed": 0, "denied": []},

@@ -87,7 +87,7 @@ def test_time_limit(server: Server) -> None:
 def test_the_request_has_what_was_typed(server: Server, tmp_path: Path) -> None:
     script = tmp_path / "setup.sh"
     script.write_text("true # from the file\n")
-    options = "--repo . --ref v1 --maintenance true --env A=b=c --env E= --timeout 1m"
+    options = "--repo . --ref v1 --maintenance true --env A=b=c --env E= --secret S --timeout 1m"
     network = (
         "--allow example.com --allow a.example --deny b.a.example --methods get,HEAD --preset common-dependencies "
         "--setup-access limited --setup-allow tcp://db.example:22 --setup-methods any"
@@ -115,6 +115,7 @@ def test_the_request_has_what_was_typed(server: Server, tmp_path: Path) -> None:
         "setup": "true # from the file\n",
         "maintenance": "true",
         "env": {"A": "b=c", "E": ""},
+        "secrets": ["S"],
         "network": {
             "agent": {
                 "preset": "common-dependencies",
@@ -133,7 +134,8 @@ def test_defaults_of_the_request(server: Server) -> None:
     done = server.hutch("run", "--detach", "--json", "true")
     task = server.client._json("GET", f"/tasks/{json.loads(done.stdout)['id']}")
     empty = dict.fromkeys(("repo", "ref", "setup", "maintenance", "timeout", "limits"))
-    assert task["spec"] == {**empty, "image": "base", "env": {}, "network": {}, "command": ["true"]}
+    rest = {"image": "base", "env": {}, "secrets": [], "network": {}, "command": ["true"]}
+    assert task["spec"] == {**empty, **rest}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Secrets: kept sealed, shown never, and handed out as brokered credentials to the phases that they are granted to.
+
+A task's processes get a placeholder in the variable of the secret's name; the value goes to the filter alone, which puts it in
+where it was made for. Nothing here writes a value into a message, an answer or the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from proxy.credentials import BadCredential, parse_credential, stands_for
+from proxy.placeholders import make_placeholder
+from sandbox.core.errors import BadRequest, NotFound
+from sandbox.core.model import Secret, now
+from sandbox.core.network import PHASES
+from sandbox.core.sealing import Sealer
+from sandbox.core.store import Store
+
+_REMEDY: Final = "hutch secret set --help tells what can be brokered"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Where a value may be used: hosts with paths, the header or None for any, header, query and body, and the phases."""
+
+    hosts: tuple[str, ...]
+    header: str | None = None
+    places: tuple[str, ...] = ("header",)
+    phases: tuple[str, ...] = PHASES
+
+
+class Secrets:
+    """The secrets of this installation."""
+
+    def __init__(self, store: Store, sealer: Sealer) -> None:
+        self._store = store
+        self._sealer = sealer
+
+    def set(self, name: str, value: str, grant: Grant) -> dict[str, Any]:
+        """Make a secret, or replace it; as `shown` has it. Raises BadRequest with the reason, without the value."""
+        previous = self._store.secret(name)
+        broker = _checked(name, lambda: _broker(name, value, _placeholder(previous, value), grant))
+        created = previous.created if previous else now()
+        secret = Secret(name, self._sealer.seal(name, value), list(grant.phases), broker, created, now())
+        self._store.put_secret(secret)
+        return _shown(secret)
+
+    def rotate(self, name: str, value: str) -> dict[str, Any]:
+        """Give a secret another value; what it may be used for stays. Raises NotFound, BadRequest."""
+        secret = self._find(name)
+        placeholder = _checked(name, lambda: _placeholder(secret, value))
+        broker = {**secret.broker, "placeholder": placeholder}
+        secret = replace(secret, sealed=self._sealer.seal(name, value), broker=broker, changed=now())
+        self._store.put_secret(secret)
+        return _shown(secret)
+
+    def remove(self, name: str) -> None:
+        """Forget a secret. Raises NotFound."""
+        self._store.remove_secret(self._find(name).name)
+
+    def shown(self) -> list[dict[str, Any]]:
+        """All secrets, in the order of their names, as the API shows them."""
+        return [_shown(secret) for secret in self._store.list_secrets()]
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise BadRequest for a name that no secret has."""
+        for name in names:
+            if self._store.secret(name) is None:
+                raise BadRequest(f"there is no secret {name!r}", f"make it: hutch secret set {name} --for HOST")
+
+    def placeholders(self, names: Iterable[str], phase: str) -> dict[str, str]:
+        """The variables of a phase that these secrets are given to. Raises NotFound for one that isn't there (any more)."""
+        found = [self._find(name) for name in names]
+        return {secret.name: secret.broker["placeholder"] for secret in found if phase in secret.phases}
+
+    def granted(self, names: Iterable[str], phase: str) -> list[dict[str, Any]]:
+        """What the filter is told for such a phase, with the values. One that isn't there any more is left out."""
+        found = [secret for name in names if (secret := self._store.secret(name)) is not None]
+        return [self._wire(secret) for secret in found if phase in secret.phases]
+
+    def _wire(self, secret: Secret) -> dict[str, Any]:
+        return {"name": secret.name, "value": self._sealer.open(secret.name, secret.sealed), **secret.broker}
+
+    def _find(self, name: str) -> Secret:
+        secret = self._store.secret(name)
+        if secret is None:
+            raise NotFound(f"there is no secret {name!r}", "hutch secret ls shows what there is")
+        return secret
+
+
+def _broker(name: str, value: str, placeholder: str, grant: Grant) -> dict[str, Any]:
+    """How it may be used, in the filter's words. Raises BadCredential."""
+    asked = {"placeholder": placeholder, "for": list(grant.hosts), "header": grant.header, "places": list(grant.places)}
+    credential = parse_credential({"name": name, "value": value, **asked})
+    return {**asked, "for": list(dict.fromkeys(target.host + target.path for target in credential.targets))}
+
+
+def _placeholder(previous: Secret | None, value: str) -> str:
+    """The one that stood for the former value if it may stand for this: snapshots may hold it."""
+    known = str(previous.broker["placeholder"]) if previous else ""
+    fresh = make_placeholder(value)  # also checks the value
+    return known if stands_for(known, value) else fresh
+
+
+def _checked[T](name: str, make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except BadCredential as error:
+        raise BadRequest(f"cannot keep the secret {name}: {error}", _REMEDY) from error
+
+
+def _shown(secret: Secret) -> dict[str, Any]:
+    return {
+        "name": secret.name,
+        **secret.broker,
+        "phases": secret.phases,
+        "created": secret.created,
+        "changed": secret.changed,
+    }
