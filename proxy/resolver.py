@@ -10,17 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-import dns.exception
-import dns.flags
-import dns.message
-import dns.opcode
-import dns.rcode
-import dns.rdataclass
-import dns.rdatatype
-import dns.rrset
-
+from proxy import dnswire
+from proxy.dnswire import Code, Question
 from proxy.names import BadName, canonical
 from proxy.policy import decide_name
 from proxy.records import NetworkRecord, Records
@@ -33,48 +27,44 @@ DNS_PORT = 53
 TTL = 60  # the answer stays right for as long as the daemon runs, and is free
 QUERIES_PER_SECOND = 500
 BURST = 2_000
-LOCALHOST = {dns.rdatatype.A: "127.0.0.1", dns.rdatatype.AAAA: "::1"}
+LOCALHOST: dict[int, IPv4Address | IPv6Address] = {
+    dnswire.A: IPv4Address("127.0.0.1"),
+    dnswire.AAAA: IPv6Address("::1"),
+}
 
 
 def respond(datagram: bytes, sandbox: Sandbox, records: Records, synthetic: Synthetic) -> bytes | None:
     """The answer to one datagram; None where there is nothing to answer to."""
-    try:
-        query = dns.message.from_wire(datagram, ignore_trailing=True)
-    except (dns.exception.DNSException, ValueError):
+    if not dnswire.is_query(datagram):
         return None
-    if query.flags & dns.flags.QR:
+    if not dnswire.is_plain_query(datagram):
+        return dnswire.answer(datagram, Code.NOTIMP)
+    question = dnswire.read_question(datagram)
+    if question is None:
         return None
-    reply = dns.message.make_response(query, recursion_available=True)
-    if query.opcode() != dns.opcode.QUERY or len(query.question) != 1:
-        reply.set_rcode(dns.rcode.NOTIMP)
-        return reply.to_wire()
-    question = query.question[0]
-    if question.rdclass != dns.rdataclass.IN:
-        reply.set_rcode(dns.rcode.REFUSED)
-        return reply.to_wire()
-    _answer(reply, question, sandbox, records, synthetic)
-    return reply.to_wire()
+    if question.network != dnswire.INTERNET:
+        return dnswire.answer(datagram, Code.REFUSED, question)
+    code, address = _decide(question, sandbox, records, synthetic)
+    return dnswire.answer(datagram, code, question, address, TTL)
 
 
-def _answer(
-    reply: dns.message.Message, question: dns.rrset.RRset, sandbox: Sandbox, records: Records, synthetic: Synthetic
-) -> None:
-    text = question.name.to_text(omit_final_dot=True)
+def _decide(
+    question: Question, sandbox: Sandbox, records: Records, synthetic: Synthetic
+) -> tuple[Code, IPv4Address | IPv6Address | None]:
     try:
-        name = canonical(_without_service(text))
+        name = canonical(_without_service(question.name))
     except BadName as error:
-        reply.set_rcode(dns.rcode.REFUSED)
-        _deny(records, sandbox, text, "", f"not a host name: {error}")
-        return
+        _deny(records, sandbox, question.name, "", f"not a host name: {error}")
+        return Code.REFUSED, None
     if name == "localhost" or name.endswith(".localhost"):
-        _add(reply, question, LOCALHOST.get(question.rdtype))
-        return
+        return Code.NOERROR, LOCALHOST.get(question.kind)
     decision = decide_name(sandbox.policy, name)
     if not decision.allowed:
-        reply.set_rcode(dns.rcode.REFUSED)
         _deny(records, sandbox, name, decision.rule, decision.reason)
-    elif question.rdtype == dns.rdatatype.A and name == text.lower():
-        _add(reply, question, str(synthetic.give(sandbox.address, name)))
+        return Code.REFUSED, None
+    if question.kind == dnswire.A and name == question.name.lower():
+        return Code.NOERROR, synthetic.give(sandbox.address, name)
+    return Code.NOERROR, None
 
 
 def _without_service(text: str) -> str:
@@ -83,11 +73,6 @@ def _without_service(text: str) -> str:
     while len(labels) > 1 and labels[0].startswith("_"):
         labels.pop(0)
     return ".".join(labels)
-
-
-def _add(reply: dns.message.Message, question: dns.rrset.RRset, address: str | None) -> None:
-    if address is not None:
-        reply.answer.append(dns.rrset.from_text(question.name, TTL, "IN", question.rdtype, address))
 
 
 def _deny(records: Records, sandbox: Sandbox, name: str, rule: str, reason: str) -> None:
