@@ -82,9 +82,11 @@ class Front:
                     loop.call_later(0.2, self.serve, listener)
                 return
             client.setblocking(False)
-            task = loop.create_task(self._visit(client, source))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            # Begun at once: what a client sends first is mostly there already.
+            task = asyncio.Task(self._visit(client, source), loop=loop, eager_start=True)
+            if not task.done():
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def _visit(self, client: socket.socket, source: str) -> None:
         sandbox = self._sandboxes.get(source)
@@ -208,7 +210,8 @@ class Front:
             server = await self._dialler.connect(
                 passage.name, passage.port, sandbox.look_ups, sandbox.policy.denied_networks
             )
-        except Refused as refused:
+            passage.dialled(server)
+        except (Refused, Denied) as refused:
             denied = Denied(str(refused))
             passage.denied(denied, method=method)
             await _explain(client, Hello(passage.name, False) if passage.tls else Other(""), denied)
@@ -238,19 +241,25 @@ def original_destination(client: socket.socket) -> tuple[IPv4Address, int]:
 
 async def _first_bytes(visitor: _Visitor, seconds: float = FIRST_BYTES_SECONDS) -> None:
     """Read until it is clear what the client speaks, or it takes too long."""
+    with suppress(BlockingIOError):  # mostly it is all there, and there is nothing to wait for
+        _take(visitor, visitor.socket.recv(65_536))
+    if not isinstance(visitor.start, NeedMore):
+        return
     loop = asyncio.get_running_loop()
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             for _ in range(MAX_PIECES):
-                if not isinstance(visitor.start, NeedMore):
+                if not _take(visitor, await loop.sock_recv(visitor.socket, 65_536)):
                     return
-                piece = await loop.sock_recv(visitor.socket, 65_536)
-                if not piece and not visitor.data:  # opened and closed again, as port scanners and health checks do
-                    raise ConnectionAbortedError("it was closed before it asked for anything")
-                if not piece:
-                    return
-                visitor.data += piece
-                visitor.start = sniff(visitor.data)
+
+
+def _take(visitor: _Visitor, piece: bytes) -> bool:
+    """Whether more is needed to know what the client speaks, and may come."""
+    if not piece and not visitor.data:  # opened and closed again, as port scanners and health checks do
+        raise ConnectionAbortedError("it was closed before it asked for anything")
+    visitor.data += piece
+    visitor.start = sniff(visitor.data)
+    return bool(piece) and isinstance(visitor.start, NeedMore)
 
 
 async def _explain(client: socket.socket, start: Start, denied: Denied) -> None:

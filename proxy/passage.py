@@ -4,9 +4,13 @@ It is what a sandbox has open, what a narrower policy ends, and what network rec
 """
 
 import asyncio
+import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Literal, NamedTuple, Protocol
 
+from proxy.addresses import Address
 from proxy.destination import Denied
 from proxy.policy import Decision, Policy, decide_connection, decide_request, relays, way
 from proxy.records import NetworkRecord, Records
@@ -43,6 +47,7 @@ class Passage:
     absolute: bool = False  # plain HTTP at the explicit proxy: requests whose target is a whole URL
     carrier: Carrier | None = None
     requests: dict[object, Asked] = field(default_factory=dict)  # under way in an inspected connection
+    addresses: set[Address] = field(default_factory=set)  # that it has been dialled to
     task: asyncio.Task[None] | None = field(default_factory=asyncio.current_task)
 
     def decide(self, policy: Policy | None = None) -> Decision:
@@ -57,11 +62,22 @@ class Passage:
 
     def permitted(self, policy: Policy) -> bool:
         """May it stay open under another policy? Inspected is always strict enough, spliced is not."""
-        if not self.decide(policy).allowed:
+        if not self.decide(policy).allowed or self._leads_astray(policy):
             return False
         if self.how == "splice":
             return way(policy, self.name, self.port, tls=self.tls) == "splice"
         return all(self.decide_request(asked, policy).allowed for asked in self.requests.values())
+
+    def dialled(self, server: socket.socket) -> None:
+        """Note where it leads. Closes it and raises Denied where a policy that came meanwhile doesn't permit that."""
+        with suppress(OSError):  # it has been reset already
+            self.addresses.add(ip_address(server.getpeername()[0]))
+        if not self.permitted(self.sandbox.policy):
+            server.close()
+            raise Denied("another policy has come, and this connection doesn't fit it")
+
+    def _leads_astray(self, policy: Policy) -> bool:
+        return any(address in network for address in self.addresses for network in policy.denied_networks)
 
     def abort(self) -> None:
         if self.carrier is not None:
