@@ -57,5 +57,5 @@ def add_routes(app: FastAPI, services: Services) -> None:
         """What would become of a request in a phase of a task, and which rule decides or would allow it."""
         found = scheduler.current(task)
         decision = await policies.explain_request(runtime, found, phase, url, method.upper())
-        asked = {"task": found.id, "phase": phase, "url": url, "method": method.upper()}
+        asked = {"task": found.id, "state": found.state, "phase": phase, "url": url, "method": method.upper()}
         return JSONResponse({**asked, "allowed": decision.allowed, "rule": decision.rule, "reason": decision.reason})

@@ -150,7 +150,7 @@ def explanation(found: Explanation) -> list[str]:
     if found["allowed"]:
         return [f"allowed: {asked}" + (f", by: {rule}" if rule else "")]
     lines = [f"denied: {asked}: {found['reason']}"]
-    if rule and found["phase"] == "agent":
+    if rule and found["phase"] == "agent" and found["state"] in ("queued", "running"):
         lines.append(f"to allow it now: hutch net allow {found['task']} {shlex.quote(rule)}")
     if rule:
         lines.append(f"to allow it in the next run: {allow_option(found['phase'])} {shlex.quote(rule)}")

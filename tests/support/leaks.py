@@ -127,13 +127,14 @@ def _infrastructure(processes: dict[int, Process], daemon: int | None) -> set[in
     if daemon is None or daemon not in processes:
         return set()
     inside, found = processes[daemon].mnt, {daemon}
-    # The daemon's helpers live in its own mount namespace, are its own children like the filter, or stand by to become a
-    # sandbox or a command; a sandbox never is any of these.
+    # The daemon's helpers live in its own mount namespace or in that of a helper that made them (the filter's workers), are
+    # its own children like the filter, or stand by to become a sandbox or a command; a sandbox never is any of these.
     while True:
         helpers = {
             p.pid
             for p in processes.values()
-            if p.parent == daemon or (p.parent in found and (p.mnt == inside or p.name == "hutch-standby"))
+            if p.parent == daemon
+            or (p.parent in found and (p.mnt in (inside, processes[p.parent].mnt) or p.name == "hutch-standby"))
         }
         more = helpers - found
         if not more:

@@ -58,7 +58,8 @@ def _change(task: str, edit: Callable[[NetworkSpec], Edited]) -> Any:
 
 @router.get("/tasks/{task}/network/explain")
 async def explain(task: str, url: str, method: str = "GET", phase: str = "agent") -> Any:
-    asked = {"task": find(task).id, "url": url, "method": method, "phase": phase}
+    found = find(task)
+    asked = {"task": found.id, "state": found.record["state"], "url": url, "method": method, "phase": phase}
     if method == "GET":
         return {**asked, "allowed": True, "rule": "example.com", "reason": ""}
     return {**asked, "allowed": False, "rule": f"example.com methods={method}", "reason": f"{method} is barred"}
