@@ -8,15 +8,19 @@ import re
 import unicodedata
 from urllib.parse import unquote_to_bytes
 
+MOST_CHARACTERS = 8_192  # to bring some longer ones into one form takes seconds
 DECODINGS = 3  # a proxy, a framework and an application may each decode once
 _OVERLONG_OR_UNICODE = re.compile(r"%c[01]|%u[0-9a-f]{4}", re.IGNORECASE)  # old servers read %c0%af and %u002f as /
-_DOTS = re.compile(r"[. \t]*\.[. \t]*")  # some servers take spaces and further dots off
 # Characters that conversions to an 8-bit character set turn into these, beside those that NFKC knows.
 _BEST_FIT = str.maketrans({"\u2044": "/", "\u2215": "/", "\u2216": "\\", "\u29f5": "\\"})
 
 
 def oddity(path: str) -> str | None:
     """What in this path (without its query) servers read in different ways, or None. Never raises."""
+    if len(path) > MOST_CHARACTERS:
+        return f"more than {MOST_CHARACTERS:,} characters"
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        return "bytes that are no UTF-8"
     readings = _readings(path)
     decoded = readings[-1]
     if len(readings) > DECODINGS + 1:
@@ -29,9 +33,13 @@ def oddity(path: str) -> str | None:
         return "an overlong or %u encoding"
     if any(unicodedata.category(character) == "Cc" for character in decoded):
         return "a control character"
-    if any(_DOTS.fullmatch(segment.partition(";")[0]) for segment in decoded.split("/")):
+    if any(_is_dots(segment.partition(";")[0]) for segment in decoded.split("/")):
         return "a dot segment"
     return None
+
+
+def _is_dots(segment: str) -> bool:
+    return "." in segment and not segment.strip(". \t")  # some servers take spaces and further dots off
 
 
 def plain(path: str) -> str:

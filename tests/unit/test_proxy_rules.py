@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import IPv4Network
 
 import pytest
@@ -224,10 +225,18 @@ def test_ordinary_paths(path: str) -> None:
         ("/a/%ef%bc%8e%ef%bc%8e/b", "dot"), ("/a\uff0f..\uff0fb", "dot"), ("/a\u2215..\u2215b", "dot"),
         ("/\uff052e\uff052e/", "dot"), ("/a%00b", "control"), ("/a%0d%0ab", "control"), ("/a\x7fb", "control"),
         ("/a%09b", "control"), ("/a#b", "fragment"), ("/%2525252541", "layers"), ("/%252525252e", "layers"),
+        ("/\udcc0\udcaf", "UTF-8"), ("/" + "a" * 9_000, "characters"),
     ],
 )  # fmt: skip
 def test_odd_paths(path: str, words: str) -> None:
     assert words in str(oddity(path))
+
+
+@pytest.mark.parametrize("path", ["." * 8_000 + "x", " " * 60_000, "\u0301\u0323" * 4_000, "%CC%81%CC%A3" * 600])
+def test_no_path_takes_long(path: str) -> None:
+    started = time.perf_counter()
+    oddity(f"/{path}")
+    assert time.perf_counter() - started < 0.5
 
 
 @pytest.mark.parametrize(
