@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 MOST_CHARACTERS = 8_192  # to bring some longer ones into one form takes seconds
 DECODINGS = 3  # a proxy, a framework and an application may each decode once
 _OVERLONG_OR_UNICODE = re.compile(r"%c[01]|%u[0-9a-f]{4}", re.IGNORECASE)  # old servers read %c0%af and %u002f as /
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Characters that conversions to an 8-bit character set turn into these, beside those that NFKC knows.
 _BEST_FIT = str.maketrans({"\u2044": "/", "\u2215": "/", "\u2216": "\\", "\u29f5": "\\"})
 
@@ -31,7 +32,7 @@ def oddity(path: str) -> str | None:
         return "a fragment"
     if any(_OVERLONG_OR_UNICODE.search(reading) for reading in readings):
         return "an overlong or %u encoding"
-    if any(unicodedata.category(character) == "Cc" for character in decoded):
+    if _CONTROL.search(decoded):
         return "a control character"
     if any(_is_dots(segment.partition(";")[0]) for segment in decoded.split("/")):
         return "a dot segment"
@@ -55,6 +56,8 @@ def plain(path: str) -> str:
 def _readings(path: str) -> list[str]:
     """The path, and what each further decoding makes of it, up to one more than is accepted."""
     readings = [path]
+    if path.isascii() and "%" not in path:
+        return readings
     while len(readings) <= DECODINGS + 1:
         text = unquote_to_bytes(readings[-1].encode("utf-8", "replace")).decode("utf-8", "replace")
         text = unicodedata.normalize("NFKC", text.translate(_BEST_FIT))

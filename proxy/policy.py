@@ -110,22 +110,21 @@ def _refused_by_deny(policy: Policy, host: str, denies: list[Rule], request: Req
             continue
         if deny.methods is None or request.method.upper() in deny.methods:
             return denied(policy, host, deny)
-        if trick := request.trick():
-            return Decision(False, "", f"some methods are denied for {host}, and {trick}")
+        if request.trick:
+            return Decision(False, "", f"some methods are denied for {host}, and {request.trick}")
     return None
 
 
 def _granted(policy: Policy, here: list[Rule], by: str, request: Request) -> str:
     """What allows the request, "" if nothing does. `here` are the rules for its path, `by` the preset or access."""
-    trick = request.trick()
     choosy = [rule for rule in here if rule.methods is not None or rule.git]
-    if not trick and (rule := next((rule for rule in choosy if _lets(rule, request)), None)):
+    if choosy and not request.trick and (rule := next((rule for rule in choosy if _lets(rule, request)), None)):
         return rule.text
     granted = next((rule.text for rule in here if rule.methods is None and not rule.git), "")
     if policy.methods is None:
         return granted or ("" if choosy else by)
     pushes = any(rule.git for rule in choosy) and request.pushes_with_git()
-    return (granted or by) if request.method in policy.methods and not trick and not pushes else ""
+    return (granted or by) if request.method in policy.methods and not request.trick and not pushes else ""
 
 
 def _lets(rule: Rule, request: Request) -> bool:
@@ -138,8 +137,9 @@ def _lets(rule: Rule, request: Request) -> bool:
 def _refused(policy: Policy, host: str, rule: str, here: list[Rule], covered: bool, request: Request) -> Decision:
     """The refusal of a request that nothing denies. `covered`: its path is allowed, but not what it does there."""
     who, restricted = f"the {policy.phase} phase", policy.methods is not None
-    if (covered or restricted) and (trick := request.trick()):
-        return Decision(False, "" if restricted else rule, f"the methods for {host} are restricted, and {trick}")
+    if (covered or restricted) and request.trick:
+        reason = f"the methods for {host} are restricted, and {request.trick}"
+        return Decision(False, "" if restricted else rule, reason)
     if covered and any(rule.git for rule in here) and request.pushes_with_git():
         return Decision(False, _with_method(rule, request), f"git=read lets {who} fetch from {host}, not push to it")
     if covered or (policy.methods is not None and request.method not in policy.methods):

@@ -26,7 +26,7 @@ def decide_name(policy: Policy, name: str) -> Decision:
     if barred := _barred(policy, name, None, None):
         return barred
     granted = next((rule.text for rule in policy.allows(name)), "") or base(policy, name, None, None)
-    return Decision(True, granted, "") if granted else Decision(False, name, _out_of_reach(policy, name))
+    return Decision(True, granted, "") if granted else Decision(False, _name(name), _out_of_reach(policy, name))
 
 
 def decide_connection(policy: Policy, host: str, port: int, *, tls: bool) -> Decision:
@@ -121,7 +121,11 @@ def web_rules(policy: Policy, host: str, port: int, tls: bool) -> list[Rule]:
 
 def place(host: str, port: int) -> str:
     """The rule for all of this host's web server on this port."""
-    return host if port in WEB_PORTS else f"{host}:{port}"
+    return _name(host) if port in WEB_PORTS else f"{host}:{port}"
+
+
+def _name(host: str) -> str:
+    return "=deny" if host == "deny" else host  # the one name that is a word of the grammar
 
 
 def _out_of_reach(policy: Policy, host: str, port: int | None = None) -> str:

@@ -7,7 +7,8 @@ body carries. A restriction that looks at the request line only restricts nobody
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote
+from functools import cached_property
+from urllib.parse import unquote
 
 from proxy.paths import oddity
 
@@ -18,10 +19,10 @@ _GIT_FETCH, _GIT_PUSH = "git-upload-pack", "git-receive-pack"
 _HARMLESS_UPGRADES = frozenset(("h2c", ""))  # offered with every plain request by some clients, and taken off
 # X-HTTP-Method-Override, X-HTTP-Method, X-Method-Override and their relatives; not the fields of CORS.
 _OVERRIDING_FIELD = re.compile(r"(?=x-|.*override).*\b(http)?(method|verb)(override)?\b.*")
-_OVERRIDING_PARAMETER = re.compile(r"(-|\$|x-).*(method|verb).*")
+_OVERRIDING_PARAMETER = re.compile(r"(?:^|[&;])(?:_|\$|x[-_])[^=&;]*(?:method|verb)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """The head of one request. Its body counts as announced by content-length or transfer-encoding; where HTTP/2
     carries one without a length, the caller says so with a transfer-encoding of its own."""
@@ -29,21 +30,26 @@ class Request:
     method: str
     path: str
     query: str
-    fields: tuple[tuple[str, str], ...]  # names in lower case, with hyphens only
+    as_sent: Sequence[tuple[str, str]]
 
     @classmethod
     def read(cls, method: str, target: str, fields: Sequence[tuple[str, str]]) -> "Request":
         path, _, query = target.partition("?")
-        # Gateways to CGI, WSGI and PHP make X_A and X-A the same variable.
-        return cls(method, path, query, tuple((name.lower().replace("_", "-"), value) for name, value in fields))
+        return cls(method, path, query, fields)
 
+    @cached_property
+    def fields(self) -> list[tuple[str, str]]:
+        """Names in lower case, and with hyphens: gateways to CGI, WSGI and PHP make X_A and X-A the same variable."""
+        return [(name.lower().replace("_", "-"), value) for name, value in self.as_sent]
+
+    @cached_property
     def trick(self) -> str | None:
         """How this request could do what its method doesn't show, or None."""
         if self.method.upper() == "CONNECT" or any(_upgrades(*field) for field in self.fields):
             return "a WebSocket or another upgrade carries what no method restriction sees"
-        if any(_OVERRIDING_FIELD.fullmatch(name) for name, _ in self.fields):
+        if any(_overrides(name) for name, _ in self.fields):
             return "a header field of the request overrides the method"
-        if any(_OVERRIDING_PARAMETER.fullmatch(name.lower().replace("_", "-")) for name in self._parameters()):
+        if _OVERRIDING_PARAMETER.search(unquote(self.query)):
             return "a parameter in the query overrides the method"
         if self.method in _WITHOUT_BODY and any(_announces_body(*field) for field in self.fields):
             return f"a {self.method} request has no body"
@@ -66,14 +72,15 @@ class Request:
         """Is it part of a push, whose first step is a GET?"""
         return f"/{_GIT_PUSH}" in unquote(self.path) or _GIT_PUSH in unquote(self.query)
 
-    def _parameters(self) -> list[str]:
-        return [name for name, _ in parse_qsl(self.query.replace(";", "&"), keep_blank_values=True, errors="replace")]
-
 
 def _upgrades(name: str, value: str) -> bool:
     if name == "upgrade":
         return bool({offer.strip().lower() for offer in value.split(",")} - _HARMLESS_UPGRADES)
     return name == ":protocol" or name.startswith("sec-websocket-")
+
+
+def _overrides(name: str) -> bool:
+    return ("method" in name or "verb" in name) and _OVERRIDING_FIELD.fullmatch(name) is not None
 
 
 def _announces_body(name: str, value: str) -> bool:

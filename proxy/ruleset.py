@@ -5,6 +5,7 @@ Pure: no socket, no clock, no state. Names come in canonical form (names.py), an
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Network
 from itertools import chain
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ Access = Literal["off", "limited", "unrestricted"]
 
 MAX_RULES = 10_000
 MAX_CREDENTIALS = 1_000
+_rule = lru_cache(2 * MAX_RULES)(parse_rule)  # policies are told again with one rule more, and to many sandboxes
 _KEYS = frozenset(("phase", "access", "preset", "registries", "rules", "methods", "ceiling", "credentials"))
 
 
@@ -39,7 +41,7 @@ class Index:
 
     def covering(self, host: str) -> Iterator[Rule]:
         """The rules about this host, the narrowest first."""
-        domain = host
+        domain = host if self._by_host else ""
         while domain:
             for rule in self._by_host.get(domain, ()):
                 if rule.covers(host):
@@ -130,7 +132,7 @@ def parse(value: Any) -> Policy:
             _access(value),
             preset,
             tuple(_registry(text) for text in _texts(value, "registries")),
-            tuple(parse_rule(text) for text in _texts(value, "rules")),
+            tuple(_rule(text) for text in _texts(value, "rules")),
             _methods(value.get("methods")),
             tuple(_ceiling(text) for text in _texts(value, "ceiling")),
             _credentials(value.get("credentials", [])),
@@ -158,7 +160,7 @@ def _texts(value: dict[str, Any], key: str) -> list[str]:
 def _registry(text: str) -> Rule:
     """A registry is exactly one host; a port stands behind it if it is another than the web's."""
     try:
-        rule = parse_rule(text if as_address(text.partition(":")[0]) else f"={text}")
+        rule = _rule(text if as_address(text.partition(":")[0]) else f"={text}")
     except BadRule as error:
         raise BadPolicy(f"a registry is one host like example.com or example.com:8443, not {text!r}") from error
     if rule.partial or rule.mode:
@@ -169,7 +171,7 @@ def _registry(text: str) -> Rule:
 def _ceiling(text: str) -> Rule:
     if text.split()[:1] == ["deny"]:
         raise BadPolicy(f"all of the ceiling is denied: leave the word out of {text!r}")
-    return parse_rule(f"deny {text}")
+    return _rule(f"deny {text}")
 
 
 def _methods(value: Any) -> frozenset[str] | None:

@@ -37,7 +37,8 @@ EXPLAINED = limited(
         ("tcp://example.com", "", False, ""), ("tcp://example.com:22/x", "", False, "tcp://example.com:22"),
         ("https://example.com:0/", "GET", False, ""), ("", "", False, ""), ("https:///", "GET", False, ""),
         ("https://example.com\x00/", "GET", False, ""), ("https://example.com /", "GET", False, ""),
-        ("https://example.com/", "G T", False, ""),
+        ("https://example.com/", "G T", False, ""), ("http://deny/", "GET", False, "=deny"),
+        ("https://deny:8443/", "POST", False, "deny:8443 methods=POST"),
     ],
 )  # fmt: skip
 def test_explain(url: str, method: str, allowed: bool, rule: str) -> None:
