@@ -17,15 +17,15 @@ import logging
 import os
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy.registries.answers import Answer
+from proxy.registries.answers import Answer, believed
 from proxy.registries.configured import configured
 from proxy.registries.index import Index, prefixes
+from proxy.rules import parse_rule
 from rootfs.store import Store
 from sandbox.core.images import Base
 from sandbox.core.registry_files import HostFiles, ImageFiles
@@ -34,6 +34,7 @@ _log = logging.getLogger("hutch")
 LIFETIME: Final = 12 * 3600.0  # seconds
 LIFETIME_OF_FAILURE: Final = 300.0
 _MOST_IMAGES: Final = 32
+_MOST_ENVIRONMENTS: Final = 256
 _MOST_ANSWERS: Final = 1024
 
 
@@ -48,11 +49,18 @@ class _Kept:
 
 
 class Registries:
-    """`path`: where answers are kept. `ask` asks indexes, all at once and within a limit; what it raises counts as no answer."""
+    """`path`: where answers are kept. `ask` asks indexes, all at once and within a limit; what it raises counts as no answer.
 
-    def __init__(self, store: Store, path: Path, ask: Ask, clock: Callable[[], float] = time.time) -> None:
+    `deny`: rules for hosts that are denied to everybody, without that word. They count for nothing, and aren't looked up.
+    """
+
+    def __init__(
+        self, store: Store, path: Path, ask: Ask, deny: Iterable[str] = (), clock: Callable[[], float] = time.time
+    ) -> None:
         self._store, self._path, self._ask, self._clock = store, path, ask, clock
-        self._images: OrderedDict[str, ImageFiles] = OrderedDict()
+        self._deny = [rule for rule in (parse_rule(f"deny {text}") for text in deny) if not rule.partial]
+        self._images: dict[str, ImageFiles] = {}  # by digest
+        self._said: dict[str, tuple[Index, ...]] = {}  # by image and variables
         self._host = HostFiles()
         self._host_prefixes = [sys.prefix.strip("/"), *prefixes(os.environ)]
         self._answers = _read(path)
@@ -87,12 +95,22 @@ class Registries:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _indexes(self, base: Base, env: Mapping[str, str]) -> tuple[Index, ...]:
-        files = self._images.pop(base.image.digest, None) or ImageFiles(self._store, base.image)
-        self._images[base.image.digest] = files
-        if len(self._images) > _MOST_IMAGES:
-            self._images.popitem(last=False)
+        """What image and variables say; remembered, since every start of a sandbox asks for it."""
         variables = {**base.image.config.env, **env}
-        return await asyncio.to_thread(configured, files, variables, self._host, self._host_prefixes)
+        key = _digest(base.image.digest, *(part for pair in sorted(variables.items()) for part in pair))
+        found = self._said.pop(key, None)
+        if found is None:
+            files = self._images.pop(base.image.digest, None) or ImageFiles(self._store, base.image)
+            _put(self._images, base.image.digest, files, _MOST_IMAGES)
+            everything = await asyncio.to_thread(configured, files, variables, self._host, self._host_prefixes)
+            found = tuple(index for index in everything if not self._denied(index))
+        _put(self._said, key, found, _MOST_ENVIRONMENTS)
+        return found
+
+    def _denied(self, index: Index) -> bool:
+        name, _, port = index.hosts[0].partition(":")
+        tls = index.url.startswith("https:")
+        return any(rule.covers(name) and rule.fits(int(port or (443 if tls else 80)), tls) for rule in self._deny)
 
     def _hosts(self, indexes: Sequence[Index]) -> tuple[str, ...]:
         hosts = {host for index in indexes for host in index.hosts}
@@ -122,7 +140,10 @@ class Registries:
         try:
             answers = list(zip(indexes, await self._ask(indexes), strict=True))
         except Exception as error:  # whatever it is, tasks go on with what the image says
-            answers = [(index, Answer((), f"nobody could ask it: {error}")) for index in indexes]
+            answer = believed(
+                {"error": f"nobody could ask it: {error}"}
+            )  # which may hold words of the process that asks
+            answers = [(index, answer) for index in indexes]
         for index, answer in answers:
             self._keep(index, answer)
         async with self._writing:
@@ -135,9 +156,7 @@ class Registries:
             _log.warning("%s", _notice(index, answer.error))
         hosts = before.hosts if answer.error and before else answer.hosts  # those of yesterday are better than none
         lifetime = LIFETIME_OF_FAILURE if answer.error else LIFETIME
-        self._answers[key] = _Kept(hosts, answer.error, self._clock() + lifetime)
-        while len(self._answers) > _MOST_ANSWERS:
-            del self._answers[next(iter(self._answers))]
+        _put(self._answers, key, _Kept(hosts, answer.error, self._clock() + lifetime), _MOST_ANSWERS)
 
 
 def _notice(index: Index, error: str) -> str:
@@ -145,7 +164,18 @@ def _notice(index: Index, error: str) -> str:
 
 
 def _key(index: Index) -> str:
-    return hashlib.sha256(f"{index.kind} {index.url}".encode()).hexdigest()
+    return _digest(index.kind, index.url)
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _put[V](table: dict[str, V], key: str, value: V, most: int) -> None:
+    """Add a value; what was added first goes, when there are more than `most`."""
+    table[key] = value
+    if len(table) > most:
+        del table[next(iter(table))]
 
 
 def _read(path: Path) -> dict[str, _Kept]:

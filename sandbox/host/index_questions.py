@@ -32,7 +32,7 @@ class IndexQuestions:
     trust: Path
 
     async def __call__(self, indexes: Sequence[Index]) -> list[Answer]:
-        """An answer for each. Raises JobFailed or HostError when there is no process to ask."""
+        """An answer for each. Raises HostError or TimeoutError when there is no process to ask."""
         request = {
             "indexes": [[index.kind, index.url] for index in indexes],
             "hosts": str(self.hosts_file) if self.hosts_file else None,
@@ -40,7 +40,9 @@ class IndexQuestions:
             "own": await asyncio.to_thread(host_addresses),
             "trust": str(self.trust),
         }
-        answers = (await jobs.run(_MODULE, request, SECONDS + _START, self.uid)).get("answers")
+        limit = SECONDS + _START
+        async with asyncio.timeout(limit):  # for both times that a job is tried
+            answers = (await jobs.run(_MODULE, request, limit, self.uid)).get("answers")
         if not isinstance(answers, list) or len(answers) != len(indexes):
             raise HostError("the process that asks package indexes did not answer for each", "try again")
         return [believed(answer) for answer in answers]

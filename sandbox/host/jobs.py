@@ -51,7 +51,7 @@ async def lines(
     assert process.stdin
     assert process.stdout
     assert process.stderr
-    errors = asyncio.create_task(process.stderr.read())
+    errors = asyncio.create_task(_tail(process.stderr))
     try:
         async with asyncio.timeout(timeout):
             # It may be dead already, for which uvloop has a RuntimeError; the end of its output then tells.
@@ -65,7 +65,7 @@ async def lines(
                 yield message
                 if "result" in message:
                     return
-        tail = (await errors)[-_STDERR_TAIL:].decode(errors="replace").strip()
+        tail = (await errors).decode(errors="replace").strip()
         raise JobDied(f"the job {module} ended without a result: {tail or 'it was killed'}", "try again")
     except TimeoutError as error:
         raise JobFailed(
@@ -76,6 +76,14 @@ async def lines(
         errors.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await errors
+
+
+async def _tail(stream: asyncio.StreamReader) -> bytes:
+    """The last words of a stream that may go on for ever."""
+    tail = b""
+    while part := await stream.read(1 << 16):
+        tail = (tail + part)[-_STDERR_TAIL:]
+    return tail
 
 
 def _command(module: str, uid: int | None) -> Sequence[str]:

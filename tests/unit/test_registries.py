@@ -64,8 +64,8 @@ class Lab:
         image = Image(name, (layer,), ImageConfig(), "", 0, "test")
         return Base(image, image.layers, has_bash=True)
 
-    def open(self) -> Registries:
-        return Registries(self.store, self.path, self.indexes, lambda: self.now)
+    def open(self, *deny: str) -> Registries:
+        return Registries(self.store, self.path, self.indexes, deny, lambda: self.now)
 
 
 @pytest.fixture
@@ -239,6 +239,42 @@ def test_a_clock_that_was_wrong_keeps_nothing_for_ever(lab: Lab) -> None:
         await registries.of(lab.base, {})
         await settled()
         assert sorted(lab.indexes.asked) == sorted(SAID)
+        await registries.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("deny", "left"),
+    [
+        ("pip.test", ("apt.test", "npm.test:8443", "tars.test")),
+        ("test", ()),
+        ("*.test", ()),
+        ("npm.test:8443", ("apt.test", "files.test", "pip.test")),
+        ("npm.test:8444", ALL),
+        ("pip.test:8443", ALL),
+        ("http://pip.test/", ALL),
+        ("https://pip.test/elsewhere/", ALL),
+        ("10.0.0.0/8", ALL),
+    ],
+)
+def test_what_the_ceiling_denies_is_not_looked_up(lab: Lab, deny: str, left: tuple[str, ...]) -> None:
+    async def test() -> None:
+        registries = lab.open(deny)
+        assert await registries.of(lab.base, {}) == left
+        assert set(lab.indexes.asked) == set(left) - {"files.test", "tars.test"}
+        await registries.close()
+
+    run(test())
+
+
+def test_words_of_the_process_that_asks_forge_no_line(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        lab.indexes.fault = OSError("a\nhutch: \x1b[2Jb")
+        registries = lab.open()
+        await registries.of(lab.base, {})
+        assert "\x1b" not in caplog.text + "".join(await registries.notices(lab.base, {}))
+        assert "a\\x0ahutch" in caplog.text
         await registries.close()
 
     run(test())
