@@ -1,8 +1,8 @@
 """The spellings in which a text may stand in an HTTP message: escaped for URLs, JSON and HTML, in base64 and in hex.
 
 Pure. For each spelling of one text it gives the same spelling of another, always of the same length, so that a message
-keeps its content-length. It must not be asked for two texts that differ in more than letters and digits: no escaping
-changes those, and so the lengths agree by themselves.
+keeps its content-length. It must not be asked for two texts that differ in more than ASCII letters and digits: no escaping
+changes those, and in base64 no + and no / comes from them (but from > ? ~), so that what is escaped stands at the same places.
 """
 
 import html
@@ -27,8 +27,7 @@ def encoded(text: str, other: str) -> dict[bytes, bytes]:
     found = {plain.hex(): replaced.hex(), plain.hex().upper(): replaced.hex().upper()}
     for offset in range(3):
         for spell in _BASE64:
-            key = spell(_base64_core(plain, offset))
-            found.setdefault(key, _fitted(spell(_base64_core(replaced, offset)), len(key)))
+            found[spell(_base64_core(plain, offset))] = spell(_base64_core(replaced, offset))
     return {key.encode(): value.encode() for key, value in found.items()}
 
 
@@ -37,12 +36,6 @@ def _base64_core(text: bytes, offset: int) -> str:
     end holds bits of what surrounds it, too: unknown, and left as it is."""
     whole = b64encode(bytes(offset) + text + bytes(2)).decode()
     return whole[-(-8 * offset // 6) : 8 * (offset + len(text)) // 6]
-
-
-def _fitted(text: str, length: int) -> str:
-    """Escapes of + and / stand elsewhere in another text's base64. Where that changes the length, nobody can decode it
-    any more; what matters then is what isn't there any more."""
-    return text[:length].ljust(length, "x")
 
 
 def _form(text: str) -> str:

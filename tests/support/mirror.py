@@ -1,0 +1,79 @@
+"""A server that tells what it was sent, in many spellings, and a git that wants a password: to test brokered credentials.
+
+Digests say what arrived in a form that no filter can mask. Must not know which values are secret.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from base64 import b64decode, b64encode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+
+SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
+    "raw": bytes,
+    "base64": b64encode,
+    "shifted": lambda data: b64encode(b"x" + data),
+    "urlsafe": lambda data: urlsafe_b64encode(b"xy" + data),
+    "url": lambda data: quote(data, safe="").encode(),
+    "hex": lambda data: data.hex().encode(),
+}
+
+
+def digest(text: str) -> str:
+    """How it says that it has received this text."""
+    return sha256(text.encode()).hexdigest()
+
+
+async def mirror(request: Request) -> Response:
+    """All that was sent; ?as= a spelling, `drip` byte by byte, `gzip` compressed although nobody asked for that."""
+    body = (await request.body()).decode()
+    sent = {**request.headers, "query": request.url.query, "body": body}
+    told = json.dumps({"sent": sent, "digests": {name: digest(value) for name, value in sent.items()}}).encode()
+    fields = {"x-echo": request.headers.get("authorization", "none"), "x-query": request.url.query}
+    kind = request.query_params.get("as", "raw")
+    if kind == "gzip":
+        return Response(gzip.compress(told), headers={**fields, "content-encoding": "gzip"})
+    if kind == "drip":
+        return StreamingResponse(_drip(told), headers={**fields, "content-length": str(len(told))})
+    return Response(SPELLINGS[kind](told), headers=fields)
+
+
+async def _drip(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(len(data)):
+        yield data[at : at + 1]
+
+
+class Guarded:
+    """An application for those who come with Basic credentials whose password has this digest."""
+
+    def __init__(self, inner: Any, password_digest: str) -> None:
+        self._inner, self._digest = inner, password_digest
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        scheme, _, text = Request(scope).headers.get("authorization", "").partition(" ")
+        password = b64decode(text).decode().partition(":")[2] if scheme == "Basic" else ""
+        if digest(password) == self._digest:
+            await self._inner(scope, receive, send)
+        else:
+            refusal = PlainTextResponse("who are you?\n", 401, {"www-authenticate": "Basic"})
+            await refusal(scope, receive, send)
+
+
+GIT_TOKEN = "glpat-Tz7Yq2Ws9Kd4Rf6Vb1Nm"
+
+
+def routes(git: Any) -> list[Route | Mount]:
+    """For a server; `git` is the application behind the guard."""
+    return [
+        Route("/mirror", mirror, methods=["GET", "POST", "PUT"]),
+        Route("/mirror/{rest:path}", mirror, methods=["GET", "POST", "PUT"]),
+        Mount("/private", Guarded(git, digest(GIT_TOKEN))),
+    ]
