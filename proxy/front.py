@@ -66,6 +66,7 @@ class Front:
 
     def serve(self, listener: socket.socket) -> None:
         """Accept from now on, beside the other workers that listen on the same socket."""
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # which what is accepted inherits
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:

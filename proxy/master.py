@@ -111,6 +111,7 @@ class Master:
             for child in self._children.values():
                 os.close(child.pidfd)
             signal.set_wakeup_fd(-1)
+            gc.set_threshold(20_000, 20, 100)  # connections are made and forgotten by the thousand: look less often
             role.run(control)
             code = 0
         except BaseException:

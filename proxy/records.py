@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,8 @@ def _now() -> str:
 
 def printable(text: str) -> str:
     """A tenant's string that can't control a terminal, forge a line or fill a disk."""
+    if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
+        return text
     return text[:MAX_TEXT].encode("ascii", "backslashreplace").decode().translate(_ESCAPES)
 
 
@@ -46,7 +48,8 @@ class NetworkRecord:
     at: str = field(default_factory=_now)
 
     def event(self) -> dict[str, Any]:
-        texts = {key: printable(value) if isinstance(value, str) else value for key, value in asdict(self).items()}
+        values = ((key, getattr(self, key)) for key in self.__slots__)
+        texts = {key: printable(value) if isinstance(value, str) else value for key, value in values}
         return {"event": "network", **texts}
 
 

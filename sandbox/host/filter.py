@@ -143,9 +143,9 @@ class Filter:
 
     # ── artifacts ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def artifacts(self) -> list[Record]:
-        """What the artifact cache holds, one record each."""
-        return list((await self._ask_artifacts({"op": "artifacts-list"}))["result"])
+    async def artifacts(self) -> Record:
+        """What the artifact cache holds: {"entries", "bytes", "limit", "items": [{"url", "bytes", "validated"}]}."""
+        return dict((await self._ask_artifacts({"op": "artifacts-list"}))["result"])
 
     async def clear_artifacts(self) -> Record:
         """Drop all that the artifact cache holds; what that freed."""

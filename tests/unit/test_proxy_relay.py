@@ -75,9 +75,7 @@ def test_who_does_not_read_stops_the_other(run: Run) -> None:
                 while True:
                     server[1].write(bytes(65_536))
                     await server[1].drain()
-        transport = splice.client.transport
-        assert transport is not None
-        assert transport.get_write_buffer_size() <= BUFFER + 262_144  # and what one read brings
+        assert sum(len(way._rest) for way in splice._ways) <= BUFFER
 
     run(spliced(test))
 
