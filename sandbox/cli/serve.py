@@ -11,10 +11,15 @@ from typing import Any
 
 import click
 
-from sandbox.cli.common import json_option, state_option
+from sandbox.cli import parse
+from sandbox.cli.common import Parsed, json_option, state_option
 from sandbox.cli.main import socket_path
 from sandbox.cli.output import print_json
 from sandbox.client import HutchError
+
+
+def _size_or_nothing(text: str) -> int:
+    return 0 if text.strip() == "0" else parse.size(text)
 
 
 @click.command()
@@ -43,6 +48,12 @@ from sandbox.client import HutchError
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File like /etc/hosts: names that the filter resolves by itself.",
 )
+@click.option(
+    "--cache-size",
+    type=Parsed("size", _size_or_nothing),
+    metavar="SIZE",
+    help="Package downloads kept for all tasks (hutch cache), for example 2G; 0 keeps none.  [default: 10G]",
+)
 @json_option
 @click.pass_context
 def serve(
@@ -53,6 +64,7 @@ def serve(
     ceiling: Path | None,
     max_tasks: int | None,
     hosts: Path | None,
+    cache_size: int | None,
     as_json: bool,
 ) -> None:
     """Run the daemon in the foreground, as root. SIGTERM or Ctrl-C ends its tasks in order and then the daemon.
@@ -82,6 +94,8 @@ def serve(
     files = {"hosts": hosts and hosts.absolute(), "ceiling": ceiling and ceiling.absolute()}
     given = {"private_names": private_names, "max_tasks": max_tasks, **files}
     options = {name: value for name, value in given.items() if value}
+    if cache_size is not None:
+        options["cache_size"] = cache_size
     _run(state.absolute(), chosen, options)
 
 

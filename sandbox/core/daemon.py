@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -70,16 +71,18 @@ class Settings:
     ceiling: Ceiling
     max_tasks: int = 64
     hosts: Path | None = None
+    cache_size: int = 10 << 30  # bytes of package downloads that are kept; 0: none
 
 
 def serve(
     state: Path, socket: Path, *, private_names: Sequence[str] = (), max_tasks: int = 64, hosts: Path | None = None,
-    ceiling: Path | None = None,
+    ceiling: Path | None = None, cache_size: int = Settings.cache_size,
 ) -> None:  # fmt: skip
     """Run the daemon in the foreground until SIGTERM or SIGINT. Raises TaskError or HostError when it can't start."""
     logging.basicConfig(level=logging.INFO, format="hutch: %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    settings = Settings(state, socket, load_ceiling(ceiling).with_private(private_names), max_tasks, hosts)
+    limits = load_ceiling(ceiling).with_private(private_names)
+    settings = Settings(state, socket, limits, max_tasks, hosts, cache_size)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
     uvloop.run(_serve(settings))
@@ -146,7 +149,11 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
     gateway = await Gateway.open(spawners.current())
     stack.push_async_callback(gateway.close)
     ca_pem = _certificate_authority(state)
-    config = egress.FilterConfig(ca_pem, ids.filter_uid, settings.ceiling.private, settings.hosts)
+    artifacts = state / "artifacts" if settings.cache_size else None
+    config = egress.FilterConfig(
+        ca_pem, ids.filter_uid, settings.ceiling.private, settings.hosts, artifacts,
+        artifact_bytes=min(settings.cache_size, shutil.disk_usage(state).total // 10),
+    )  # fmt: skip
     filter_process = egress.Filter(config, gateway.tcp, gateway.dns)
     stack.push_async_callback(filter_process.close)
     await filter_process.start()
@@ -160,7 +167,7 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
         stack.callback(os.close, fd)
     layers, changing_layers = LayerStore(state), asyncio.Lock()
     questions = IndexQuestions(ids.errand_uid, settings.hosts, settings.ceiling.private, trusted.host_bundle())
-    registries = Registries(layers, state / "registries.json", questions)
+    registries = Registries(layers, state / "registries.json", questions, settings.ceiling.deny)
     stack.push_async_callback(registries.close)
     return Runtime(
         state=state,
