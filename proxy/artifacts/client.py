@@ -18,7 +18,7 @@ MAX_HEAD = 16_384
 
 
 class Gone(Exception):
-    """The worker has closed the connection, or doesn't read."""
+    """The worker has closed the connection, doesn't read, or can't be told in HTTP what there is to say."""
 
 
 class Client:
@@ -60,16 +60,18 @@ class Client:
 
     async def body(self, data: bytes | Piece) -> None:
         # h11 frames whatever has a length, and hands it back untouched.
-        parts: list[Any] = self._h11.send_with_data_passthrough(h11.Data(data=data)) or []  # type: ignore[arg-type]
-        for part in parts:
-            await (self._send_file(part) if isinstance(part, Piece) else self._send(part))
+        await self._send_event(h11.Data(data=data))  # type: ignore[arg-type]
 
     async def end(self) -> None:
         await self._send_event(h11.EndOfMessage())
 
     async def _send_event(self, event: h11.Event) -> None:
-        if data := self._h11.send(event):
-            await self._send(data)
+        try:
+            parts: list[Any] = self._h11.send_with_data_passthrough(event) or []
+        except h11.LocalProtocolError as error:
+            raise Gone(str(error)) from error
+        for part in parts:
+            await (self._send_file(part) if isinstance(part, Piece) else self._send(part))
 
     async def _send(self, data: bytes) -> None:
         rest = memoryview(data)

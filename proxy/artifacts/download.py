@@ -6,6 +6,7 @@ It ends whole and is stored, or it breaks off, for all who read it, and nothing 
 import asyncio
 import os
 from dataclasses import replace
+from functools import partial
 
 from proxy.artifacts.record import Record
 from proxy.artifacts.spool import BrokenOff, Reader, Spool
@@ -23,11 +24,8 @@ class Download:
     def __init__(self, exchange: Exchange, record: Record, draft: Draft, store: Store) -> None:
         self.record = record
         self._exchange, self._draft, self._store = exchange, draft, store
-        self._spool = Spool(draft.fd, FIRST_BYTES, self._may_hold)
+        self._spool = Spool(draft.fd, FIRST_BYTES, partial(store.grow, draft) if record.length is None else None)
         self.task = asyncio.create_task(self._run())
-
-    def _may_hold(self, size: int) -> bool:
-        return self.record.length is not None or self._store.grow(self._draft, size)
 
     async def _run(self) -> None:
         kept = False
@@ -35,7 +33,8 @@ class Download:
             await self._receive()
             self._spool.end()
             if kept := self._spool.whole:
-                await self._store.commit(self._draft, replace(self.record, length=self._spool.written))
+                self.record = replace(self.record, length=self._spool.written)
+                await self._store.commit(self._draft, self.record)
         except (Broken, OSError) as error:
             self._spool.end(error)
         except BaseException:
@@ -52,6 +51,11 @@ class Download:
                 await self._spool.write(piece)
         finally:
             await self._exchange.close()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is there, and is only being made safe on disk."""
+        return self._spool.whole
 
     def reader(self) -> Reader | None:
         """From the first byte on; None if that can't be had any more."""

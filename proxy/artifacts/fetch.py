@@ -11,7 +11,6 @@ What may be shared and stored is decided by rules.py. A source belongs to who ge
 
 import asyncio
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.artifacts import rules
@@ -23,7 +22,8 @@ from proxy.artifacts.spool import Reader
 from proxy.artifacts.store import Store, Stored
 from proxy.artifacts.upstream import Exchange, Failure, Upstream
 
-GONE = (404, 410)
+# Answers that say that what is stored is not what there is now.
+OUTDATING = (200, 404, 410)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ Landed = Stored | Download | Exchange
 
 class Fetcher:
     def __init__(self, store: Store, upstream: Upstream) -> None:
-        self._store, self._upstream = store, upstream
+        self.store, self._upstream = store, upstream
         self._downloads: dict[str, list[Download]] = {}
         self._flights: dict[tuple[str, Pairs], asyncio.Future[Landed | Failure | None]] = {}
 
@@ -78,20 +78,26 @@ class Fetcher:
         """Raises Failure."""
         if not ask.shareable:
             return await self._pass(ask)
-        holders = self._holders(ask)
-        plan = rules.select(ask, [holder.record for holder in holders])
-        if isinstance(plan, Use):
-            holder = next(holder for holder in holders if holder.record is plan.record)
+        plan, holder = self._plan(ask)
+        if holder is None and (ending := [each.task for each in self._downloads.get(ask.url, ()) if each.is_whole]):
+            await asyncio.wait(ending)  # only until it is safe on disk
+            plan, holder = self._plan(ask)
+        if holder is not None:
             if (source := self._source(holder, "hit")) is not None:
                 return source
             plan = Miss()
-        if ask.get("range"):
-            return await self._pass(ask)
-        return await self._fly(ask, plan)
+        assert not isinstance(plan, Use)
+        return await (self._pass(ask) if ask.get("range") else self._fly(ask, plan))
 
-    def _holders(self, ask: Ask) -> Sequence[Stored | Download]:
-        """What there is for the URL. A part can be taken only of what is whole."""
-        return [*self._store.find(ask.url), *(() if ask.get("range") else self._downloads.get(ask.url, ()))]
+    def _plan(self, ask: Ask) -> tuple[Use | Check | Miss, Stored | Download | None]:
+        """What to do, and for a Use, with what. A part is taken only of what is stored."""
+        stored = self.store.find(ask.url)
+        holders = [*stored, *(() if ask.get("range") else self._downloads.get(ask.url, ()))]
+        plan = rules.select(ask, [holder.record for holder in holders])
+        if isinstance(plan, Use):
+            return plan, next(holder for holder in holders if holder.record is plan.record)
+        # A download isn't asked about again while it lasts.
+        return rules.select(ask, [each.record for each in stored]), None
 
     async def _pass(self, ask: Ask) -> Passing:
         return Passing(await self._upstream.send(ask, ask.fields))
@@ -103,7 +109,7 @@ class Fetcher:
             case Download():
                 return None if (reader := holder.reader()) is None else Growing(holder, reader, how)
             case Stored():
-                return None if (fd := self._store.open(holder)) is None else Kept(holder.record, fd, how)
+                return None if (fd := self.store.open(holder)) is None else Kept(holder.record, fd, how)
 
     async def _fly(self, ask: Ask, plan: Check | Miss) -> Source:
         """Ask the server, or wait with those for whom it is being asked."""
@@ -142,7 +148,7 @@ class Fetcher:
             self._forget(ask)
             exchange = await self._upstream.send(ask, ask.fields)
         try:
-            if exchange.head.status in GONE:
+            if exchange.head.status in OUTDATING:
                 self._forget(ask)
             return self._stored_from_now_on(ask, exchange) or exchange
         except BaseException:
@@ -155,27 +161,32 @@ class Fetcher:
         if found is None:
             return None
         former, record = found
-        stored = next((each for each in self._store.find(ask.url) if each.record == former), None)
-        return None if stored is None else self._store.refresh(stored, record)
+        stored = next((each for each in self.store.find(ask.url) if each.record == former), None)
+        return None if stored is None else self.store.refresh(stored, record)
 
     def _stored_from_now_on(self, ask: Ask, exchange: Exchange) -> Download | None:
         record = rules.admit(ask, exchange.head, exchange.asked_at, exchange.received_at)
-        if record is None or (draft := self._store.begin(ask.url, record.length)) is None:
+        if record is None or (draft := self.store.begin(ask.url, record.length)) is None:
             return None
-        download = Download(exchange, record, draft, self._store)
+        download = Download(exchange, record, draft, self.store)
         self._downloads.setdefault(ask.url, []).append(download)
         download.task.add_done_callback(lambda _: self._ended(ask.url, download))
         return download
 
     def _ended(self, url: str, download: Download) -> None:
-        self._downloads[url].remove(download)
-        if not self._downloads[url]:
-            del self._downloads[url]
+        left = [each for each in self._downloads.pop(url, ()) if each is not download]
+        if left:
+            self._downloads[url] = left
         if not download.task.cancelled():
             download.task.exception()  # its readers have been told
 
+    def clear(self) -> dict[str, int]:
+        """Forget everything, also what is on its way; returns what there was. Answers under way go on."""
+        self._downloads.clear()
+        return self.store.clear()
+
     def _forget(self, ask: Ask) -> None:
         """What is stored for the request is not there any more, or not what the server thinks it is."""
-        for stored in self._store.find(ask.url):
+        for stored in self.store.find(ask.url):
             if stored.record.fits(ask):
-                self._store.drop(stored)
+                self.store.drop(stored)

@@ -8,6 +8,7 @@ Nothing is taken from a worker before hello: until then their connections wait i
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -58,7 +59,7 @@ class Cache:
 
     def __init__(self, handoff: socket.socket, directory: int, hosts: Mapping[str, list[str]]) -> None:
         self._handoff, self._directory, self._hosts = handoff, directory, hosts
-        self._store: Store | None = None
+        self._fetcher: Fetcher | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
     def apply(self, message: Message) -> Any:
@@ -67,15 +68,15 @@ class Cache:
                 self._hello(message)
                 return None
             case "artifacts-list":
-                return self._stored().listing()
+                return self._greeted().store.listing()
             case "artifacts-clear":
-                return self._stored().clear()
+                return self._greeted().clear()
             case "set" | "drop" | "serve":
                 return None  # for those who decide
         raise BadMessage(f"there is no operation {message.get('op')!r}, only hello, artifacts-list and artifacts-clear")
 
     def _hello(self, message: Message) -> None:
-        if self._store is not None:
+        if self._fetcher is not None:
             raise BadMessage("hello was said already: start another filter to change what it said")
         private = [lines.private_place(place) for place in lines.texts(message, "private_names")]
         own = [ip_address(text.partition("%")[0]) for text in lines.texts(message, "host_addresses")]
@@ -84,14 +85,13 @@ class Cache:
             store = Store(self._directory, lines.count(message, "artifact_bytes"))
         except OSError as error:
             raise BadMessage(f"the directory of the artifact cache can't be read: {error}") from error
-        self._store = store
-        fetcher = Fetcher(store, Upstream(Dialler(self._hosts, private, own), trust))
-        asyncio.get_running_loop().add_reader(self._handoff, self._take, fetcher)
+        self._fetcher = Fetcher(store, Upstream(Dialler(self._hosts, private, own), trust))
+        asyncio.get_running_loop().add_reader(self._handoff, self._take, self._fetcher)
 
-    def _stored(self) -> Store:
-        if self._store is None:
+    def _greeted(self) -> Fetcher:
+        if self._fetcher is None:
             raise BadMessage("hello comes first")
-        return self._store
+        return self._fetcher
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._handoff)
@@ -114,9 +114,14 @@ class Cache:
                 asyncio.get_running_loop().remove_reader(self._handoff)
                 return
             for fd in fds:
-                self._attend(socket.socket(fileno=fd), fetcher)
+                self._attend(fd, fetcher)
 
-    def _attend(self, sock: socket.socket, fetcher: Fetcher) -> None:
+    def _attend(self, fd: int, fetcher: Fetcher) -> None:
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            return
         if len(self._clients) >= MAX_CLIENTS or (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
             sock.close()
             return

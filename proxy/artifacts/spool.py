@@ -3,7 +3,9 @@
     write ──▶ [ file ] ──▶ Reader, Reader, …
 
 Its size has a limit. A body that turns out longer (only one of unknown length can) is not to be kept; from then on the
-file is used in a circle, and the writer waits for the slowest reader. It neither makes nor removes the file.
+file is used in a circle, and the writer waits for the slowest reader. Such a body is read into memory, piece by piece:
+what sendfile has put into a socket are the file's own pages, and would change under who hasn't read them yet.
+It neither makes nor removes the file.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-PIECE = 1_048_576
+PIECE, PIECE_IN_MEMORY = 1_048_576, 262_144
 
 
 class BrokenOff(Exception):
@@ -31,9 +33,9 @@ class Piece:
 
 
 class Spool:
-    """`may_hold(size)` says whether the file may become as long; `first` bytes it may always hold."""
+    """`may_hold(size)`, for a body of unknown length, says whether the file may become as long; `first` bytes it may."""
 
-    def __init__(self, fd: int, first: int, may_hold: Callable[[int], bool]) -> None:
+    def __init__(self, fd: int, first: int, may_hold: Callable[[int], bool] | None) -> None:
         self._fd, self._first, self._may_hold = fd, first, may_hold
         self._circle = 0  # the file's size from when it is used in a circle
         self._failure: BaseException | None = None
@@ -66,7 +68,7 @@ class Spool:
             try:
                 count = os.pwrite(self._fd, rest[:room], self._offset(self.written))
             except OSError:
-                if self._circle or not self.written:
+                if self._circle or not self.written or self._may_hold is None:
                     raise
                 self._circle = self.written  # a full disk: go on with the space that there is
                 continue
@@ -77,7 +79,7 @@ class Spool:
     async def _room(self, wanted: int) -> int:
         if not self._circle:
             end = self.written + wanted
-            if end <= self._first or self._may_hold(end):
+            if self._may_hold is None or end <= self._first or self._may_hold(end):
                 return wanted
             self._circle = max(self.written, self._first)
         while not (free := self._circle - (self.written - self._slowest())):
@@ -103,16 +105,18 @@ class Spool:
     async def _change(self) -> None:
         await self._changed.wait()
 
-    async def next(self, reader: "Reader") -> Piece | None:
+    async def next(self, reader: "Reader") -> Piece | bytes | None:
         while reader.position == self.written:
             if self._failure is not None:
                 raise BrokenOff(str(self._failure)) from self._failure
             if self.ended:
                 return None
             await self._change()
-        offset = self._offset(reader.position)
-        count = min(PIECE, self.written - reader.position, (self._circle - offset) if self._circle else PIECE)
-        return Piece(reader.fd, offset, count)
+        offset, left = self._offset(reader.position), self.written - reader.position
+        if self._may_hold is None:
+            return Piece(reader.fd, offset, min(PIECE, left))
+        before_the_turn = self._circle - offset if self._circle else left
+        return os.pread(reader.fd, min(PIECE_IN_MEMORY, left, before_the_turn), offset)
 
     def advance(self, reader: "Reader", count: int) -> None:
         reader.position += count
@@ -125,12 +129,12 @@ class Spool:
 
 
 class Reader:
-    """One client's way through a spool. What it is given has to be taken from the file before it asks for more."""
+    """One client's way through a spool."""
 
     def __init__(self, spool: Spool, fd: int) -> None:
         self._spool, self.fd, self.position = spool, fd, 0
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncIterator[Piece | bytes]:
         """Raises BrokenOff where the download did."""
         while (piece := await self._spool.next(self)) is not None:
             yield piece

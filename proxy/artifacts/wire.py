@@ -35,6 +35,8 @@ class Wire:
             pass
         if not isinstance(event, h11.Response):
             raise Broken("it closed the connection without an answer")
+        if sum(len(name) + len(value) for name, value in event.headers) > MAX_HEAD:  # it came in one piece
+            raise Broken(f"the head of its answer is longer than {MAX_HEAD} bytes")
         return parse_head(event.status_code, event.headers)
 
     async def piece(self) -> bytes | None:

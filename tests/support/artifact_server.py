@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 
@@ -44,13 +44,20 @@ class Registry:
     def __init__(self) -> None:
         self.pages: dict[str, Answer] = {}
         self.asked: list[Asked] = []
+        self.before_answer: threading.Event | None = None  # what every answer waits for
         self.port = 0
         self.connections = 0
+        self._ending = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
 
     def asked_for(self, target: str) -> list[Asked]:
         return [asked for asked in self.asked if asked.target == target]
+
+    def forget(self) -> None:
+        self.pages.clear()
+        self.asked.clear()
+        self.before_answer = None
 
     def close_idle(self) -> None:
         """As servers do, at any time."""
@@ -74,14 +81,19 @@ class Registry:
                 fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
                 asked = Asked(first.split(" ")[1], fields, number)
                 self.asked.append(asked)
-                page = self.pages.get(asked.target, Page(b"not here\n", status="404 Not Found"))
-                if not await _send(writer, page(asked) if callable(page) else page):
+                answer = self.pages.get(asked.target, Page(b"not here\n", status="404 Not Found"))
+                page = answer(asked) if callable(answer) else answer
+                if self.before_answer is not None:
+                    await asyncio.to_thread(self.before_answer.wait, 20)
+                if not await _send(writer, page):
                     break
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             self._writers.discard(writer)
-            writer.close()
+            (writer.transport.abort if self._ending else writer.close)()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     @contextmanager
     def running(self, context: ssl.SSLContext | None = None) -> Iterator[Registry]:
@@ -99,6 +111,7 @@ class Registry:
             self._loop.close()
 
     async def _end(self) -> None:
+        self._ending = True
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
