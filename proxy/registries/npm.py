@@ -25,7 +25,7 @@ _YARN_SOURCES = (
 )
 _YARN_DEFAULT = re.compile(r"""\bYARN_REGISTRY\s*=\s*(?:exports\.YARN_REGISTRY\s*=\s*)?['"](https?://[^'"\s]+)['"]""")
 _YARN_ENV = ("YARN_REGISTRY", "YARN_NPM_REGISTRY_SERVER", "COREPACK_NPM_REGISTRY")
-_VARIABLE = re.compile(r"\$\{([A-Za-z0-9_]+)[^{}]{0,64}\}")
+_VARIABLE = re.compile(r"\$\{([^${}?]+)(\?)?\}")
 
 
 def indexes(files: Files, env: Mapping[str, str], npm: Index | None, yarn: Index | None) -> Iterator[Index]:
@@ -93,7 +93,7 @@ def parse(text: str, env: Mapping[str, str]) -> dict[str, str]:
     """The settings of an npmrc that stand in no section, ${VARIABLE}s put in."""
     found: dict[str, str] = {}
     for line in text.splitlines():
-        if line.lstrip().startswith("["):
+        if line.startswith("[") and line.rstrip().endswith("]"):
             break  # what follows belongs to sections, which npm has no use for
         key, equals, value = line.partition("=")
         if equals and not key.lstrip().startswith(("#", ";")) and len(line) <= MAX_URL:
@@ -109,11 +109,11 @@ def _unquoted(text: str) -> str:
 
 
 def _expanded(text: str, env: Mapping[str, str]) -> str:
-    """With the values of variables; one that isn't set, or is no part of an URL by its length, stays as it stands."""
+    """With the values of variables. One that isn't set, or is no part of an URL by its length, stays, or goes if it may (?)."""
 
     def value(match: re.Match[str]) -> str:
-        found = env.get(match[1], match[0])
-        return found if len(found) <= MAX_URL else match[0]
+        found = env.get(match[1])
+        return found if found is not None and len(found) <= MAX_URL else "" if match[2] else match[0]
 
     return _VARIABLE.sub(value, text)
 

@@ -75,17 +75,19 @@ def _paths(env: Mapping[str, str]) -> list[str]:
 
 
 def parse(text: str) -> _Settings:
-    """The options of a pip.conf, names as pip normalises them. An indented line continues the one before."""
+    """The options of a pip.conf, names as pip normalises them. A line that is indented further continues the option above."""
     found: _Settings = {}
-    section, option = "", ""
+    section, option, indent = "", "", 0
     for line in text.splitlines():
         content = line.strip()
         if not content or content[0] in "#;":
             continue
-        if line[0].isspace() and option:
+        if option and line.find(content[0]) > indent:
             found[section, option] += content.split()
-        elif content[0] == "[":
-            section, option = content[1:].partition("]")[0], ""
+            continue
+        indent = line.find(content[0])
+        if content[0] == "[" and "]" in content[2:]:
+            section, option = content[1:].rpartition("]")[0], ""
         else:
             end = min((at for at in (content.find("="), content.find(":")) if at >= 0), default=len(content))
             option = content[:end].strip().lower().replace("_", "-").removeprefix("--")

@@ -136,6 +136,7 @@ def test_variables_of_pip_and_uv(env: dict[str, str], expected: list[str]) -> No
         ("registry=${MIRROR_URL}/npm/", ["https://variable.test/npm/"]),
         ("registry=https://${MIRROR_HOST?}/npm/", ["https://host.test/npm/"]),
         ("registry=${UNSET}", []),
+        ("registry=https://mirror.test/${UNSET?}npm/", ["https://mirror.test/npm/"]),
         ("[section]\nregistry=https://no.test", ["https://npm.test/"]),
         ("registry=http://192.168.1.2:4873", []),
         ("registry=https://u:p@mirror.test:4873/", ["https://mirror.test:4873/"]),

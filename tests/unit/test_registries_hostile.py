@@ -5,10 +5,11 @@ Must not touch the network or name a registry.
 
 from __future__ import annotations
 
+import configparser
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.names import canonical
@@ -80,6 +81,27 @@ def test_whatever_is_configured_only_clean_urls_come_out(which: int, before: str
         assert SECRET not in index.url
         for host in index.hosts:
             assert canonical(host.partition(":")[0]) == host.partition(":")[0]
+
+
+PIECES = [
+    *("[global]", "[install]", "index-url", "extra_index_url", "--find-links", "https://a.test/x", "b", "# c", "; c"),
+    *(" = ", ":", "=", " ", "\t", "\n", "\n", "\n    ", "]", "[", "#", ";"),
+]
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.sampled_from(PIECES), max_size=16))
+def test_a_pip_conf_means_what_it_means_to_pip(pieces: list[str]) -> None:
+    """pip reads it with RawConfigParser, and ends where that can't."""
+    text = "[global]\n" + "".join(pieces)
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(text)
+    except configparser.Error:
+        return
+    options = {(section, key): value for section in parser.sections() for key, value in parser.items(section)}
+    normal = {(section, key.replace("_", "-").removeprefix("--")): it.split() for (section, key), it in options.items()}
+    assert pip.parse(text) == normal
 
 
 SIZE = 64 << 10  # the largest configuration that is read
