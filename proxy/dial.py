@@ -21,6 +21,7 @@ from proxy.sandboxes import Turns
 RESOLVE_SECONDS, CONNECT_SECONDS = 15.0, 10.0
 CACHE_SECONDS, CACHE_NAMES = 20.0, 4_096
 RESOLVER_THREADS = 32
+KEEPALIVE_SECONDS = 120
 MAX_ADDRESSES = 4  # of one name, tried one after another
 
 
@@ -128,6 +129,11 @@ class Dialler:
         try:
             outgoing.setblocking(False)
             outgoing.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # For connections that say nothing for hours: what translates addresses on the way forgets them otherwise,
+            # some after 350 s, and a server that went away is noticed.
+            outgoing.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            outgoing.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+            outgoing.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
             async with asyncio.timeout(CONNECT_SECONDS):
                 await asyncio.get_running_loop().sock_connect(outgoing, (str(address), port))
         except BaseException:

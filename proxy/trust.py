@@ -23,7 +23,7 @@ OTHER_BUNDLES = ("etc/pki/tls/certs/ca-bundle.crt", "etc/ssl/cert.pem")
 LOCAL = "usr/local/share/ca-certificates"
 # Where other distributions' tools (update-ca-trust of Fedora and Arch, SUSE's update-ca-certificates) look for additions.
 ANCHORS = ("etc/pki/ca-trust/source/anchors", "etc/ca-certificates/trust-source/anchors", "etc/pki/trust/anchors")
-CA_FILE = "etc/ssl/certs/hutch.pem"  # the CA alone
+CA_FILE = f"{LOCAL}/hutch.crt"  # the CA alone
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
@@ -114,14 +114,15 @@ def trust_files(image_bundle: bytes, host_bundle: bytes, ca_pem: bytes) -> dict[
     """
     ca = ca_certificate(ca_pem)
     image, host = certificates(image_bundle), certificates(host_bundle)
-    merged = b"".join(dict.fromkeys([*image, *host, *certificates(ca)]))
+    known, merged = set(image), b"".join(dict.fromkeys([*image, *host, *certificates(ca)]))
     files: dict[str, bytes | Link] = dict.fromkeys((BUNDLE, *OTHER_BUNDLES), merged)
-    # update-ca-certificates, which setup scripts run by installing packages, makes the bundle anew out of these.
-    files[f"{LOCAL}/hutch.crt"] = ca
-    if extra := b"".join(block for block in host if block not in set(image)):
-        files[f"{LOCAL}/hutch-host.crt"] = extra
+    # As update-ca-certificates leaves it: that makes the bundle anew out of these, when setup installs packages, and
+    # Java's packages take what is linked into their keystore.
+    extra = (block for block in host if block not in known)
+    for name, content in {"hutch": ca, **{f"hutch-host-{n}": block for n, block in enumerate(extra, 1)}}.items():
+        files[f"{LOCAL}/{name}.crt"] = content
+        files[f"etc/ssl/certs/{name}.pem"] = Link(f"/{LOCAL}/{name}.crt")
     files |= dict.fromkeys((f"{directory}/hutch.pem" for directory in ANCHORS), ca)
-    files[CA_FILE] = ca
     files[f"etc/ssl/certs/{subject_hash(ca)}.0"] = Link("hutch.pem")
     return files
 

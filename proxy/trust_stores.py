@@ -6,10 +6,11 @@ up: certificates are added to the stores that are found, and a file of settings 
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from proxy.keystore import BadKeystore, add_certificates
 
-# Debian's packages of Java link here, and their hook adds what is in update-ca-certificates' directory.
+# Debian's packages of Java link here.
 JAVA_STORE = "etc/ssl/certs/java/cacerts"
 # Directories that Java machines are installed in, each one in a directory of its own.
 JAVA_PARENTS = (
@@ -25,15 +26,13 @@ _CHROMIUM = ("etc/chromium", "etc/opt/chrome", "etc/opt/chrome_for_testing", "et
 FIREFOX = "etc/firefox/policies/policies.json"
 
 
-def java_files(found: Mapping[str, bytes], additions: Sequence[bytes], merged: Sequence[bytes]) -> dict[str, bytes]:
-    """Keystores by their real paths: those that were found with `additions`, and always Debian's, for a Java that
-    setup installs (of all the `merged` certificates where there was none). One that can't be read is left alone."""
-    files = {JAVA_STORE: add_certificates(b"", merged)}
+def java_files(found: Mapping[str, bytes], additions: Sequence[bytes]) -> dict[str, bytes]:
+    """The keystores that an image has, by their real paths, with more certificates. What can't be read is left alone.
+    Where Java comes later, from Debian's packages, their hook makes the store out of what the system trusts by then."""
+    files = {}
     for path, store in found.items():
-        try:
+        with suppress(BadKeystore):
             files[path] = add_certificates(store, additions)
-        except BadKeystore:
-            files.pop(path, None)
     return files
 
 

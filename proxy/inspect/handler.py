@@ -70,6 +70,9 @@ class Handler(server.LiveConnectionHandler):
             raise Denied("mitmproxy reads another server name in the TLS handshake than the front did")
 
     def on_tls_start_client(self, data: tls.TlsData) -> None:
+        # As servers choose. mitmproxy takes what a client names first, and that is HTTP/1 for some that want HTTP/2.
+        if b"h2" in self.client.alpn_offers:
+            self.client.alpn = b"h2"
         self._inspector.tls.tls_start_client(data)
 
     def on_tls_start_server(self, data: tls.TlsData) -> None:
@@ -81,6 +84,11 @@ class Handler(server.LiveConnectionHandler):
     def on_tls_failed_client(self, data: tls.TlsData) -> None:
         self._hooks.seen = True
         self._passage.allowed(f"the TLS handshake failed: {data.conn.error}", method="TLS")
+
+    def on_websocket_start(self, it: http.HTTPFlow) -> None:
+        for layer in all_layers(self.layer):
+            if isinstance(layer, layers.WebsocketLayer) and layer.flow is it:
+                self._hooks.server_frames(it, layer.server_ws)
 
     def on_tcp_start(self, _: Any) -> None:
         raise Denied("mitmproxy would relay raw bytes")

@@ -5,7 +5,10 @@ Must not run anything of the image, nor take away what its author trusted.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from proxy import trust, trust_stores
+from rootfs.errors import ImageError
 from rootfs.image import Image
 from rootfs.read_image import names_in_image, read_from_image, real_path
 from rootfs.store import Store
@@ -16,8 +19,8 @@ def files(store: Store, image: Image, host_bundle: bytes, ca_pem: bytes) -> dict
     """The files of the trust layer: path relative to the root -> content."""
     own_bundle = read_from_image(store, image, trust.BUNDLE) or b""
     system = trust.trust_files(own_bundle, host_bundle, ca_pem)
-    own, merged = trust.certificates(own_bundle), trust.certificates(_bytes(system[trust.BUNDLE]))
-    added = [certificate for certificate in merged if certificate not in set(own)]
+    own = set(trust.certificates(own_bundle))
+    added = [certificate for certificate in trust.certificates(_bytes(system[trust.BUNDLE])) if certificate not in own]
     browsers = trust_stores.browser_files(trust.ca_certificate(ca_pem), f"/{trust.CA_FILE}")
     accounts = trust_stores.account_files(
         read_from_image(store, image, trust_stores.ENVIRONMENT) or b"", trust.trust_env()
@@ -25,7 +28,7 @@ def files(store: Store, image: Image, host_bundle: bytes, ca_pem: bytes) -> dict
     return {
         **{path: Link(it.target) if isinstance(it, trust.Link) else it for path, it in system.items()},
         **{path: it for path, it in browsers.items() if read_from_image(store, image, path) is None},
-        **trust_stores.java_files(_java_stores(store, image), added, merged),
+        **trust_stores.java_files(_java_stores(store, image), added),
         **accounts,
     }
 
@@ -35,10 +38,14 @@ def _java_stores(store: Store, image: Image) -> dict[str, bytes]:
     homes = _homes(store, image)
     if declared := image.config.env.get("JAVA_HOME"):
         homes.append(declared)
-    paths = {real_path(store, image, f"{home}/{name}") for home in homes for name in trust_stores.JAVA_STORES_IN_HOME}
-    paths.add(real_path(store, image, trust_stores.JAVA_STORE))
-    found = {path: read_from_image(store, image, path) for path in paths if path is not None}
-    return {path: content for path, content in found.items() if content}
+    candidates = [f"{home}/{name}" for home in homes for name in trust_stores.JAVA_STORES_IN_HOME]
+    found: dict[str, bytes] = {}
+    for candidate in (trust_stores.JAVA_STORE, *candidates):
+        with suppress(ImageError):  # a link that leads round in a circle, or something large, is no keystore
+            path = real_path(store, image, candidate)
+            if path is not None and (content := read_from_image(store, image, path)):
+                found[path] = content
+    return found
 
 
 def _homes(store: Store, image: Image) -> list[str]:

@@ -2,7 +2,7 @@
 
 Must leave the host as it was. To the filter its addresses are public ones that aren't the host's own.
 
-    sandbox ── gateway ── filter ─(host)─ veth ─ namespace: internet_servers.py at 203.0.113.1 and following
+    sandbox ── gateway ── filter ─(host)─ veth ─ namespace: internet_servers.py at 198.51.100.251 and following
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from tests.support.certificates import Authority
 from tests.support.internet_servers import NETWORK
 
 NAMES = {
-    "up.test": 1, "www.up.test": 1, "other.test": 1, "grpc.up.test": 2, "git.up.test": 3, "old.up.test": 4, "new.up.test": 5,
+    "up.test": 251, "www.up.test": 251, "other.test": 251, "grpc.up.test": 252, "git.up.test": 253, "old.up.test": 254,
+    "new.up.test": 255,
 }  # fmt: skip
+LARGE = 5_000_000  # bytes of /files/large
 HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -78,6 +80,7 @@ def _files(directory: Path) -> Internet:
     hosts.write_text("".join(f"{NETWORK}.{number} {name}\n" for name, number in NAMES.items()))
     bundle.write_bytes(HOST_BUNDLE.read_bytes() + authority.pem)
     registries.write_all(directory / "files")
+    (directory / "files/large").write_bytes(os.urandom(LARGE))
     work = repos.make(directory / "work", {"file.txt": "from git\n"})
     (directory / "git").mkdir()
     repos.git(directory, "clone", "-q", "--bare", str(work), "git/project.git")
@@ -92,12 +95,13 @@ def _network(stack: contextlib.ExitStack) -> str:
     ip("netns", "add", namespace)
     stack.callback(ip, "netns", "del", namespace)
     ip("link", "add", namespace, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-    ip("address", "add", f"{NETWORK}.254/24", "dev", namespace)
     ip("link", "set", namespace, "up")
-    for number in sorted(set(NAMES.values())):
-        ip("-n", namespace, "address", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
     for link in ("lo", "eth0"):
         ip("-n", namespace, "link", "set", link, "up")
+    ip("-n", namespace, "route", "add", "default", "dev", "eth0")
+    for number in sorted(set(NAMES.values())):  # one by one: the rest of this network may be in use here
+        ip("-n", namespace, "address", "add", f"{NETWORK}.{number}/32", "dev", "eth0")
+        ip("route", "add", f"{NETWORK}.{number}/32", "dev", namespace)
     return namespace
 
 

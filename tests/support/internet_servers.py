@@ -3,8 +3,8 @@
 `python internet_servers.py DIRECTORY` serves DIRECTORY/files and DIRECTORY/git with DIRECTORY/server.pem and says so on stdout.
 Must not know anything of filters or sandboxes: to it, they are clients like all others.
 
-    .1  HTTP/1.1, HTTP/2, WebSocket, server-sent events, ranges, git    .2  gRPC    .3  git over ssh
-    .4  TLS 1.2 only    .5  TLS 1.3 only
+    .251  HTTP/1.1, HTTP/2, WebSocket, server-sent events, ranges, git    .252  gRPC    .253  git over ssh
+    .254  TLS 1.2 only    .255  TLS 1.3 only
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-NETWORK = "203.0.113"
+from tests.support import mirror
+
+NETWORK = "198.51.100"
 CHUNK = bytes(range(256)) * 256
 
 
@@ -96,7 +98,7 @@ class Git:
         env = self._env | {
             "PATH_INFO": scope["path"].removeprefix(scope["root_path"]),
             "QUERY_STRING": request.url.query, "REQUEST_METHOD": request.method,
-            "CONTENT_TYPE": given.get("content-type", ""), "REMOTE_ADDR": "192.0.2.1",
+            "CONTENT_TYPE": given.get("content-type", ""), "REMOTE_ADDR": "192.0.2.200",
             "HTTP_CONTENT_ENCODING": given.get("content-encoding", ""), "HTTP_GIT_PROTOCOL": given.get("git-protocol", ""),
         }  # fmt: skip
         body = await request.body()
@@ -113,10 +115,17 @@ class Git:
 def application(directory: Path) -> Starlette:
     anything = ["GET", "POST", "PUT", "DELETE", "OPTIONS"]
     routes = [
-        Route("/", hello, methods=anything), Route("/bytes/{count:int}", give), Route("/moved", moved),
-        Route("/upload", take, methods=["POST", "PUT"]), Route("/events", events), WebSocketRoute("/echo", echo),
-        Mount("/files", StaticFiles(directory=directory / "files")), Mount("/git", Git(directory / "git")),
-    ]  # fmt: skip
+        Route("/", hello, methods=anything),
+        Route("/hello/{who}", hello, methods=anything),
+        Route("/bytes/{count:int}", give),
+        Route("/moved", moved),
+        Route("/upload", take, methods=["POST", "PUT"]),
+        Route("/events", events),
+        WebSocketRoute("/echo", echo),
+        Mount("/files", StaticFiles(directory=directory / "files")),
+        Mount("/git", Git(directory / "git")),
+        *mirror.routes(Git(directory / "git")),
+    ]
     return Starlette(routes=routes)
 
 
@@ -153,35 +162,35 @@ class Calls(grpc.GenericRpcHandler):
         return make(method)
 
     async def _one(self, request: bytes, context: Any) -> bytes:
-        context.set_trailing_metadata([("x-trailer", "one")])
+        context.set_trailing_metadata((("x-trailer", "one"),))
         return request[::-1]
 
     async def _down(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         for number in range(int(request)):
             yield f"{number} {time.time()}".encode()
             await asyncio.sleep(0.2)
-        context.set_trailing_metadata([("x-trailer", "down")])
+        context.set_trailing_metadata((("x-trailer", "down"),))
 
     async def _up(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         total = 0
         async for request in requests:
             total += len(request)
-        context.set_trailing_metadata([("x-trailer", "up")])
+        context.set_trailing_metadata((("x-trailer", "up"),))
         return str(total).encode()
 
     async def _both(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         async for request in requests:
             yield request[::-1]
-        context.set_trailing_metadata([("x-trailer", "both")])
+        context.set_trailing_metadata((("x-trailer", "both"),))
 
     async def _fail(self, request: bytes, context: Any) -> bytes:
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as asked", [("x-trailer", "fail")])
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as asked", (("x-trailer", "fail"),))
         return b""
 
 
 async def start_grpc(pem: bytes) -> grpc.aio.Server:
     server = grpc.aio.server(handlers=[Calls()])
-    server.add_secure_port(f"{NETWORK}.2:443", grpc.ssl_server_credentials([(pem, pem)]))
+    server.add_secure_port(f"{NETWORK}.252:443", grpc.ssl_server_credentials([(pem, pem)]))
     await server.start()
     return server
 
@@ -201,7 +210,7 @@ async def start_ssh(top: Path) -> asyncssh.SSHAcceptor:
 
     keys = [asyncssh.generate_private_key("ssh-ed25519")]
     return await asyncssh.listen(
-        f"{NETWORK}.3", 22, server_factory=Anybody, server_host_keys=keys, process_factory=run, encoding=None
+        f"{NETWORK}.253", 22, server_factory=Anybody, server_host_keys=keys, process_factory=run, encoding=None
     )
 
 
@@ -209,8 +218,9 @@ async def main(directory: Path) -> None:
     pem, stop = directory / "server.pem", asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     app, two, three = application(directory), ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
-    configs = [Https(1, pem, two, three), Https(4, pem, two, two), Https(5, pem, three, three)]
+    configs = [Https(251, pem, two, three), Https(254, pem, two, two), Https(255, pem, three, three)]
     calls, shells = await start_grpc(pem.read_bytes()), await start_ssh(directory / "git")
+    broken = await mirror.start_broken(f"{NETWORK}.251", pem)
     async with asyncio.TaskGroup() as group:
         for config in configs:
             group.create_task(serve(app, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
@@ -218,6 +228,7 @@ async def main(directory: Path) -> None:
         await stop.wait()
         await calls.stop(0)
         shells.close()
+        broken.close()
 
 
 if __name__ == "__main__":

@@ -71,15 +71,31 @@ def test_the_hash_link_finds_the_ca(tmp_path: Path) -> None:
     files = trust_files(b"", b"", CA)
     directory = tmp_path / "etc/ssl/certs"
     directory.mkdir(parents=True)
-    (name,) = (path for path, content in files.items() if isinstance(content, Link))
-    link, target = files[name], files["etc/ssl/certs/hutch.pem"]
-    assert isinstance(link, Link)
-    assert isinstance(target, bytes)
-    (tmp_path / name).symlink_to(link.target)
-    (directory / link.target).write_bytes(target)
+    lay(files, tmp_path)
+    (tmp_path / "usr/local/share/ca-certificates/hutch.crt").rename(directory / "ca")  # the link is an absolute one
+    (directory / "hutch.pem").unlink()
+    (directory / "hutch.pem").symlink_to("ca")
     leaf = tmp_path / "leaf.pem"
     leaf.write_bytes(ca_certificate(CA))
     assert openssl("verify", "-no-CAfile", "-CApath", str(directory), str(leaf), data=b"").endswith("OK")
+
+
+def lay(files: dict[str, bytes | Link], root: Path) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Link):
+            (root / name).symlink_to(content.target)
+        else:
+            (root / name).write_bytes(content)
+
+
+def test_added_certificates_lie_as_update_ca_certificates_leaves_them() -> None:
+    """One in each file, and linked from where Java's packages look for links."""
+    files = trust_files(IMAGE_BUNDLE, HOST_BUNDLE, CA)
+    local = {path: content for path, content in files.items() if path.startswith("usr/local/share/ca-certificates/")}
+    assert sorted(local.values(), key=str) == sorted([ca_certificate(CA), *certificates(HOSTS)], key=str)
+    for path in local:
+        assert files[f"etc/ssl/certs/{Path(path).stem}.pem"] == Link(f"/{path}")
 
 
 def test_update_ca_certificates_keeps_it(tmp_path: Path) -> None:
