@@ -50,6 +50,8 @@ def stated_host(destination: Destination, start: Hello | Http) -> str:
         raise Denied("the TLS handshake names no server (no SNI)")
     if not destination.stands_for(stated):
         what = "TLS handshake" if isinstance(start, Hello) else "request"
+        if stated == destination.shown:
+            raise Denied(f"the address {stated} stands for a name, and the {what} doesn't say which")
         raise Denied(f"the {what} is for {stated}, the connection was made to {destination.shown}")
     return stated
 
