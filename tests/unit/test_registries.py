@@ -294,6 +294,7 @@ def test_no_secret_of_an_url_is_kept_or_told(lab: Lab, caplog: pytest.LogCapture
 
 def test_an_image_that_wants_to_be_read_outside_or_for_ever(lab: Lab) -> None:
     async def test() -> None:
+        lab.indexes.fault = OSError("nobody there")
         layer = lab.store.layer_path(lab.base.image.layers[0])
         outside = lab.store.root / "outside"
         outside.write_text("[global]\nindex-url = https://outside.test/")
@@ -304,8 +305,8 @@ def test_an_image_that_wants_to_be_read_outside_or_for_ever(lab: Lab) -> None:
         (layer / "etc/apt/sources.list").mkdir()
         (layer / "etc/apt/sources.list.d").symlink_to("sources.list.d")
         registries = lab.open()
-        found = await registries.of(lab.base, {"HOME": "/root/../../../..", "XDG_CONFIG_HOME": "\0"})
-        assert not {"outside.test", "large.test", "apt.test"} & set(found)
+        for env in ({}, {"HOME": "/root/../../../..", "XDG_CONFIG_HOME": "\0"}):
+            assert not {"outside.test", "large.test", "apt.test"} & set(await registries.of(lab.base, env))
         await registries.close()
 
     run(test())
