@@ -104,7 +104,8 @@ def _foretell(policy: Policy, asked: Rule, method: str, target: str) -> Decision
 
 def _refused_by_deny(policy: Policy, host: str, denies: list[Rule], request: Request) -> Decision | None:
     """`denies` are about some requests only, and any spelling that a server may read as theirs counts."""
-    folded = plain(f"{request.path}/")  # many a server takes a folder with and without its slash for the same
+    # Many a server takes a folder with and without its slash for the same.
+    folded = plain(f"{request.path}/") if any(deny.path for deny in denies) else ""
     for deny in denies:
         if not folded.startswith(_plain_of_rule(deny.path)):
             continue
@@ -143,7 +144,8 @@ def _refused(policy: Policy, host: str, rule: str, here: list[Rule], covered: bo
     if covered and any(rule.git for rule in here) and request.pushes_with_git():
         return Decision(False, _with_method(rule, request), f"git=read lets {who} fetch from {host}, not push to it")
     if covered or (policy.methods is not None and request.method not in policy.methods):
-        reason = f"{request.method} is not among the methods that {who} may use with {host}"
+        what = request.method if METHOD.fullmatch(request.method) else "this method"
+        reason = f"{what} is not among the methods that {who} may use with {host}"
         return Decision(False, _with_method(rule, request), reason)
     return Decision(False, rule, f"this path of {host} is not among what {who} may reach")
 
