@@ -87,11 +87,13 @@ class Ceiling(TypedDict):
 
 
 class NetworkState(TypedDict):
-    """What the phases of a task may reach: a PhaseNetwork for each of setup, maintenance and agent."""
+    """What the phases of a task may reach: a PhaseNetwork for each of setup, maintenance and agent; and the hosts of the
+    package managers' registries, which are part of every preset but none."""
 
     task: str
     state: str
     policy: dict[str, PhaseNetwork]
+    registries: list[str]
     ceiling: Ceiling
 
 

@@ -21,12 +21,11 @@ def add_routes(app: FastAPI, services: Services) -> None:
 
     @app.get("/tasks/{task}/network")
     async def show_network(task: str) -> Response:
-        """What the phases of a task may reach, and the ceiling above them."""
+        """What the phases of a task may reach, which registries their presets include, and the ceiling above them."""
         found = scheduler.current(task)
-        ceiling = asdict(runtime.ceiling)
-        return JSONResponse(
-            {"task": found.id, "state": found.state, "policy": found.shown()["policy"], "ceiling": ceiling}
-        )
+        registries = await policies.known_registries(runtime, found)
+        state = {"task": found.id, "state": found.state, "policy": found.shown()["policy"]}
+        return JSONResponse({**state, "registries": registries, "ceiling": asdict(runtime.ceiling)})
 
     @app.patch("/tasks/{task}/network")
     async def set_network(task: str, body: OptionsRequest) -> Response:

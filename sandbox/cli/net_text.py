@@ -134,6 +134,8 @@ def details(state: NetworkState) -> list[tuple[str, str]]:
         phase = state["policy"][name]
         lines.append((name, setting({**phase, "rules": []})))
         lines += [("", _rule(rule)) for rule in phase.get("rules") or ()]
+    if any(phase.get("preset", "none") != "none" for phase in state["policy"].values()):
+        lines += [("registries", " ".join(state["registries"]))]
     ceiling = state["ceiling"]
     if ceiling["file"]:
         lines.append(("ceiling", f"{ceiling['file']}; agents have at most: {ceiling['agent_access']}"))

@@ -107,6 +107,8 @@ async def _serve(settings: Settings) -> None:
         listener = stack.enter_context(_listen(settings.socket))
         async with _api(services, listener):
             _log.info("serving on %s (state %s)", settings.socket, settings.state)
+            if settings.ceiling.file:
+                _log.info("the ceiling of all tasks is %s", settings.ceiling.file)
             gc.collect()
             gc.freeze()  # what is here now stays: no collection has to look at it again, while somebody waits for a start
             await stop.wait()

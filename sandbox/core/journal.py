@@ -67,6 +67,8 @@ class Journal:
         self._records += 1
         if self._records <= MAX_RECORDS:
             self._append({"type": "network", **record})
+        elif self._records == MAX_RECORDS + 1:
+            self.notice(f"more than {MAX_RECORDS} records of the network; the rest is only counted")
 
     def end(self, task: dict[str, Any]) -> None:
         """The last event."""

@@ -5,11 +5,11 @@ Pure. Rules are read by proxy.rules and decided by proxy.policy; nothing here kn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from proxy.policy import BadPolicy
+from proxy.policy import BadPolicy, decide_name
 from proxy.policy import parse as parse_policy
 from proxy.rules import BadRule, parse_rule
 
@@ -101,7 +101,20 @@ def with_rules(spec: NetworkSpec, rules: Sequence[str]) -> Edited:
     opposites = {_opposite(rule) for rule in added}
     kept = tuple(rule for rule in spec.rules if rule not in opposites)
     notices += [f"took back: {_as_said(rule)}" for rule in spec.rules if rule in opposites]
-    return Edited(_checked(replace(spec, rules=tuple(dict.fromkeys((*kept, *added))))), tuple(notices))
+    spec = _checked(replace(spec, rules=tuple(dict.fromkeys((*kept, *added)))))
+    return Edited(spec, (*notices, *_without_effect(spec, added)))
+
+
+def _without_effect(spec: NetworkSpec, added: Iterable[str]) -> Iterator[str]:
+    """A sentence for each added rule that another one makes void."""
+    made = parse_policy(policy("agent", spec))
+    for rule in map(parse_rule, added):
+        if (
+            not rule.deny
+            and rule.match in ("domain", "exact")
+            and not (decision := decide_name(made, rule.host)).allowed
+        ):
+            yield f"{rule.text} has no effect: {decision.reason}"
 
 
 def _opposite(rule: str) -> str:

@@ -70,10 +70,7 @@ class Policies:
     async def change(self, edit: Edit, store: Callable[[NetworkSpec], None]) -> Change:
         """Change what the agent may reach. Raises BadRequest, Conflict once it has ended, HostError; then nothing changed."""
         async with self._changing:
-            if self._agent_ended:
-                raise Conflict(
-                    f"the agent of task {self._task.id} has ended", "only a running or queued task can be changed"
-                )
+            self._check_running()
             before = self._settings["agent"]
             try:
                 edited = edit(before)
@@ -85,9 +82,15 @@ class Policies:
                 at_once = await self._put_in_force("agent", edited.spec)
             except HostError:
                 store(before)
+                self._check_running()  # it may have ended just now, which is why
                 raise
             self._settings["agent"] = edited.spec
         return Change(edited.spec, edited.notices, at_once)
+
+    def _check_running(self) -> None:
+        if self._agent_ended:
+            text = f"the agent of task {self._task.id} has ended"
+            raise Conflict(text, "only a running or queued task can be changed")
 
     async def secrets_changed(self) -> None:
         """Let the phase that runs use its secrets as they are now: another value, or none any more. Raises HostError."""
@@ -130,12 +133,18 @@ async def _registries(runtime: Runtime, spec: NetworkSpec, task: TaskSpec, base:
 
 
 async def explain_request(runtime: Runtime, task: Task, phase: str, url: str, method: str) -> Decision:
-    """What would become of a request in a phase of a task, as it is set now. Raises BadRequest for what is no URL."""
-    base = None
+    """What would become of a request in a phase of a task, as it is set now."""
+    policy = await policy_of(runtime, phase, task.spec.network[phase], task.spec, await _base(runtime, task))
+    return explain(parse_policy(policy), url, method)
+
+
+async def known_registries(runtime: Runtime, task: Task) -> tuple[str, ...]:
+    """The registries that belong to a task's presets, as far as they are known."""
+    base = await _base(runtime, task)
+    return await runtime.registries.known(base, task.spec.env) if base else ()
+
+
+async def _base(runtime: Runtime, task: Task) -> Base | None:
     with contextlib.suppress(NotFound):  # the image of a task that has ended may be gone
-        base = await runtime.bases.get(task.spec.image)
-    policy = await policy_of(runtime, phase, task.spec.network[phase], task.spec, base)
-    try:
-        return explain(parse_policy(policy), url, method)
-    except ValueError as error:
-        raise BadRequest(f"cannot explain {url!r}: {error}", "write a URL like https://example.com/path") from error
+        return await runtime.bases.get(task.spec.image)
+    return None

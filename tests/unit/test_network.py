@@ -67,6 +67,13 @@ def test_the_same_words_take_back_what_they_said_before() -> None:
     assert allowed.notices == ("took back: deny example.com",)
 
 
+def test_a_rule_that_another_makes_void_is_told() -> None:
+    denied = NetworkSpec("limited", rules=("deny example.com",))
+    assert with_rules(denied, ["www.example.com", "*.other.example", "10.0.0.0/8"]).notices == (
+        "www.example.com has no effect: www.example.com is denied by the rule 'deny example.com'",
+    )
+
+
 def test_to_allow_something_where_nothing_was_is_to_limit() -> None:
     edited = with_rules(OFF, ["example.com"])
     assert edited.spec == LIMITED

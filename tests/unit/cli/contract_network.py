@@ -29,7 +29,13 @@ async def show(task: str) -> Any:
     found = find(task)
     policy = {phase: asdict(spec) for phase, spec in {**DEFAULTS, "agent": _agent(found)}.items()}
     ceiling = {"deny": ["evil.example"], "agent_access": "limited", "private": ["10.1.0.0/16"], "file": "/ceiling.toml"}
-    return {"task": found.id, "state": found.record["state"], "policy": policy, "ceiling": ceiling}
+    return {
+        "task": found.id,
+        "state": found.record["state"],
+        "policy": policy,
+        "registries": ["index.example"],
+        "ceiling": ceiling,
+    }
 
 
 @router.patch("/tasks/{task}/network")

@@ -75,6 +75,8 @@ def test_show(server: Server, limited_task: str) -> None:
         "             deny evil.example",
         "private      10.1.0.0/16",
     ]
+    server.client.change_network(limited_task, {"preset": "package-managers"})
+    assert "registries   index.example" in lines(server.hutch("net", "show", limited_task))
     assert json.loads(server.hutch("net", "show", "--json", limited_task).stdout)["policy"]["agent"]["rules"] == [
         "example.com"
     ]
