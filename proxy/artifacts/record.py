@@ -96,6 +96,8 @@ def to_bytes(record: Record) -> bytes:
 
 def from_bytes(data: bytes) -> Record:
     """Raises BadRecord."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise BadRecord("it is longer than a record can be")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
