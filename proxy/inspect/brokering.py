@@ -4,8 +4,11 @@ It looks into what passes by the rules of insertion.py and masking.py; no value 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mitmproxy import http
+from mitmproxy.proxy.layers.websocket import WebsocketConnection
+from wsproto import events
 
 from proxy.credentials import Credential
 from proxy.insertion import BodyInserter, insert
@@ -74,3 +77,16 @@ class Brokering:
     def mask_message(self, data: bytes) -> bytes:
         """A whole WebSocket message from the server."""
         return self.masker.whole(data)
+
+    def mask_control_frames(self, server: WebsocketConnection) -> None:
+        """The texts of WebSocket's other frames from the server, for which mitmproxy has no hook."""
+        received = server.events
+        server.events = lambda: map(self._masked, received())
+
+    def _masked(self, event: events.Event) -> events.Event:
+        match event:
+            case events.CloseConnection(reason=str(reason)):
+                return replace(event, reason=self.masker.mask_text(reason))
+            case events.Ping(payload=payload) | events.Pong(payload=payload):
+                return replace(event, payload=self.masker.whole(bytes(payload)))
+        return event

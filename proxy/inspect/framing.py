@@ -3,12 +3,16 @@
 Must be imported before mitmproxy handles a connection. It decides nothing about what is sent.
 """
 
+import re
 from typing import Any
 
 from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http import HttpStream
-from mitmproxy.proxy.layers.http._events import RequestData, RequestHeaders, ResponseData
+from mitmproxy.proxy.layers.http._events import RequestData, RequestHeaders, ResponseData, ResponseProtocolError
 from mitmproxy.proxy.layers.http._http1 import Http1Client
+
+# What a server has sent, as mitmproxy, h11 and h2 quote it in their messages.
+_QUOTED = re.compile(r"""[:(\s]+b?['"].*""", re.DOTALL)
 
 
 class _Stream(HttpStream):
@@ -16,9 +20,13 @@ class _Stream(HttpStream):
 
     In HTTP/1 one would be written as the chunk that ends the body, and what follows read as the next request or answer;
     to the functions that look at bodies it means the end.
+
+    And an answer that can't be parsed is not quoted in the page that tells so: nobody has masked it.
     """
 
     def _handle_event(self, event: Any) -> Any:
+        if isinstance(event, ResponseProtocolError):
+            event.message = _QUOTED.sub("", event.message)
         if not isinstance(event, RequestData | ResponseData) or event.data:
             yield from super()._handle_event(event)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from mitmproxy import flow, http
+from mitmproxy.proxy.layers.websocket import WebsocketConnection
 
 from proxy.addresses import Refused
 from proxy.artifacts.ask import CACHE_HEADER, UPSTREAM_HEADER
@@ -147,6 +148,11 @@ class Hooks:
 
     def on_error(self, it: http.HTTPFlow) -> None:
         self._ended(it, it.error.msg if it.error else "")
+
+    def server_frames(self, it: http.HTTPFlow, server: WebsocketConnection) -> None:
+        """A WebSocket begins, and these are its server's frames."""
+        if brokering := self._requests[it.id].brokering:
+            brokering.mask_control_frames(server)
 
     def on_websocket_message(self, it: http.HTTPFlow) -> None:
         assert it.websocket is not None

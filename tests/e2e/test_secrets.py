@@ -83,7 +83,7 @@ def put(daemon: Daemon, name: str, value: str, *options: str) -> None:
 @pytest.fixture(scope="module")
 def task(daemon: Daemon, values: dict[str, str]) -> Iterator[str]:
     setup = f'env; curl -sS https://up.test/mirror -H "x-key: $SETUP_ONLY" # {secrets.token_hex(8)}'
-    network = {"agent": {"access": "limited", "rules": ["up.test", "other.test"]}}
+    network = {"agent": {"access": "limited", "rules": ["up.test", "up.test:8443", "other.test"]}}
     with tasks.running(daemon, "env", setup=setup, network=network, secrets=sorted(values)) as task:
         yield task
 
@@ -164,6 +164,39 @@ def test_what_is_compressed_all_the_same_is_refused(daemon: Daemon, task: str) -
     done = sh(daemon, task, 'curl -sS -i --compressed -H "x-key: $ANY" "https://up.test/mirror?as=gzip"')
     assert b" 502" in done.stdout.splitlines()[0]
     assert b"compressed" in done.stdout
+
+
+@pytest.mark.parametrize("http", ["--http1.1", "--http2"])
+@pytest.mark.parametrize("way", ["line", "status", "version", "length", "cut"])
+def test_an_answer_that_is_no_http_is_not_quoted(
+    daemon: Daemon, task: str, values: dict[str, str], way: str, http: str
+) -> None:
+    done = sh(daemon, task, f'curl -sS -i {http} -H "x-key: $ANY" https://up.test:8443/{way}')
+    assert b" 502" in done.stdout.splitlines()[0], done.stdout
+    assert not any(form in done.stdout for form in forms(values["ANY"]))
+    assert values["ANY"] not in repr(tasks.events(daemon, task)[-1])
+
+
+FAREWELL = """
+import os, socket, ssl
+connection = socket.create_connection(("up.test", 443))
+connection = ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"]).wrap_socket(connection, server_hostname="up.test")
+fields = {"Host": "up.test", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+fields |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Authorization": os.environ["ANY"]}
+connection.sendall(("GET /farewell HTTP/1.1\\r\\n" + "".join(f"{n}: {v}\\r\\n" for n, v in fields.items()) + "\\r\\n").encode())
+while data := connection.recv(4096):
+    os.write(1, data)
+"""
+
+
+def test_a_websocket_that_echoes_it_is_masked_to_its_last_frame(
+    daemon: Daemon, task: str, values: dict[str, str]
+) -> None:
+    holder = sh(daemon, task, 'printf %s "$ANY"').stdout
+    done = tasks.execute(daemon, task, "timeout", "30", "python3", "-c", FAREWELL)
+    assert b"you are " + holder in done.stdout, (done.stdout, done.stderr)
+    assert done.stdout.count(holder) == 2
+    assert values["ANY"].encode() not in done.stdout
 
 
 def test_a_private_repository_is_cloned_with_it(daemon: Daemon, task: str) -> None:

@@ -5,17 +5,21 @@ Digests say what arrived in a form that no filter can mask. Must not know which 
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import ssl
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
     "raw": bytes,
@@ -67,13 +71,43 @@ class Guarded:
             await refusal(scope, receive, send)
 
 
+async def farewell(socket: WebSocket) -> None:
+    """Tells in a message, and then as the reason of its end, what it was asked with."""
+    await socket.accept()
+    told = socket.headers.get("authorization", "none")
+    await socket.send_text(f"you are {told}")
+    await socket.close(4000, told)
+
+
+async def start_broken(host: str, pem: Path) -> asyncio.Server:
+    """On port 8443, a server whose answers are no HTTP, and hold what it was asked with. The path says in which way."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    return await asyncio.start_server(_broken, host, 8443, ssl=context)
+
+
+async def _broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    key = next(line.partition(": ")[2] for line in head.split("\r\n") if line.lower().startswith("x-key"))
+    answers = {
+        "/line": f"HTTP/1.1 200 OK\r\nno field but {key}\r\n\r\n",
+        "/status": f"HTTP/1.1 {key} OK\r\n\r\n",
+        "/version": f"{key} 200 OK\r\n\r\n",
+        "/length": f"HTTP/1.1 200 OK\r\ncontent-length: {key}\r\n\r\n",
+        "/cut": f"HTTP/1.1 200 OK\r\nx-key: {key}",
+    }
+    writer.write(answers[head.split()[1]].encode())
+    writer.close()
+
+
 GIT_TOKEN = "glpat-Tz7Yq2Ws9Kd4Rf6Vb1Nm"
 
 
-def routes(git: Any) -> list[Route | Mount]:
+def routes(git: Any) -> list[BaseRoute]:
     """For a server; `git` is the application behind the guard."""
     return [
         Route("/mirror", mirror, methods=["GET", "POST", "PUT"]),
         Route("/mirror/{rest:path}", mirror, methods=["GET", "POST", "PUT"]),
+        WebSocketRoute("/farewell", farewell),
         Mount("/private", Guarded(git, digest(GIT_TOKEN))),
     ]
