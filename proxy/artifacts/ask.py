@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from proxy.artifacts.route import FORWARDED, forwarded
-from proxy.destination import is_address
+from proxy.destination import Denied, authority, is_address
 from proxy.names import BadName, canonical
 
 UPSTREAM_HEADER = "x-hutch-upstream"
+TENANT_HEADER = "x-hutch-tenant"
 CACHE_HEADER = "x-hutch-cache"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_TARGET = 8_192
@@ -35,13 +36,15 @@ class BadAsk(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """`fields` is what `forwarded` made: lower case, each once, in a fixed order."""
+    """`fields` is what `forwarded` made: lower case, each once, in a fixed order. `tenant`: whose share it is of what
+    can be under way at once; it changes nothing else."""
 
     scheme: str
     host: str
     port: int
     target: str
     fields: Pairs
+    tenant: str = ""
 
     @property
     def url(self) -> str:
@@ -94,16 +97,20 @@ def parse_ask(method: str, target: str, fields: Pairs) -> Ask:
         raise BadAsk("the cache takes GET only")
     if len(target) > MAX_TARGET or not _TARGET.fullmatch(target):
         raise BadAsk("the request target is malformed")
-    named = {name: value for name, value in fields if name in ("host", UPSTREAM_HEADER)}
-    if [name for name, _ in fields if name in named] not in (["host", UPSTREAM_HEADER], [UPSTREAM_HEADER, "host"]):
+    ours = [(name, value) for name, value in fields if name in ("host", UPSTREAM_HEADER, TENANT_HEADER)]
+    named = dict(ours)
+    if len(ours) != len(named) or not {"host", UPSTREAM_HEADER} <= named.keys():
         raise BadAsk(f"it needs Host and {UPSTREAM_HEADER}, each once")
     scheme, host, port = _upstream(named[UPSTREAM_HEADER])
-    ask = Ask(scheme, host, port, target, tuple(forwarded(fields)))
-    if named["host"].lower() not in (ask.authority, f"{host}:{port}"):
+    try:
+        stated_host, stated_port = authority(named["host"])
+    except Denied as denied:
+        raise BadAsk(denied.reason) from denied
+    if stated_host != host or stated_port not in (None, port):
         raise BadAsk(f"Host and {UPSTREAM_HEADER} name different servers")
     if strange := [name for name, _ in fields if name not in (*named, *FORWARDED, "user-agent", "connection")]:
         raise BadAsk(f"{strange[0]} should not have been sent here")
-    return ask
+    return Ask(scheme, host, port, target, tuple(forwarded(fields)), named.get(TENANT_HEADER, ""))
 
 
 def _upstream(text: str) -> tuple[str, str, int]:

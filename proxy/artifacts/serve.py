@@ -31,7 +31,7 @@ from proxy.lines import BadMessage, Message
 
 log = logging.getLogger(__name__)
 
-MAX_CLIENTS = 2_048
+MAX_CLIENTS = 8_192
 AT_ONCE = 64  # connections taken before others get their turn
 
 

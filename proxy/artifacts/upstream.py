@@ -8,6 +8,7 @@ It follows no redirect, decodes nothing, and adds nothing to a request but Host.
 import asyncio
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from proxy.addresses import Refused
@@ -16,7 +17,7 @@ from proxy.artifacts.wire import READ_BYTES, Broken, Silent, Wire
 from proxy.dial import DialError, Dialler
 from proxy.sandboxes import Turns
 
-MAX_EXCHANGES = 256
+MAX_EXCHANGES, MAX_EXCHANGES_OF_ONE = 512, 128  # of all tenants, of one
 MAX_IDLE, MAX_IDLE_OF_ONE, IDLE_SECONDS = 64, 16, 30.0
 TLS_SECONDS = 15.0
 
@@ -34,8 +35,8 @@ class Failure(Exception):
 class Exchange:
     """One answer as it comes. Whoever has it closes it; one whose body wasn't read to its end costs the connection."""
 
-    def __init__(self, upstream: "Upstream", origin: Origin, wire: Wire, head: Head, asked_at: float) -> None:
-        self._upstream, self._origin, self._wire = upstream, origin, wire
+    def __init__(self, upstream: "Upstream", ask: Ask, wire: Wire, head: Head, asked_at: float) -> None:
+        self._upstream, self._ask, self._wire = upstream, ask, wire
         self.head, self.asked_at, self.received_at = head, asked_at, time.time()
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -51,38 +52,41 @@ class Exchange:
         except Broken:
             pass
         finally:
-            self._upstream.done(self._origin, self._wire)
+            self._upstream.done(self._ask, self._wire)
 
 
 class Upstream:
     def __init__(self, dialler: Dialler, trust: ssl.SSLContext) -> None:
         self._dialler, self._trust, self._turns = dialler, trust, Turns()
         self._idle: dict[Origin, list[tuple[Wire, asyncio.TimerHandle]]] = {}
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()  # exchanges by tenant
 
     async def send(self, ask: Ask, fields: Pairs) -> Exchange:
         """A GET for what is asked, with these fields; raises Failure."""
-        if self._under_way >= MAX_EXCHANGES:
-            raise Failure(503, f"more than {MAX_EXCHANGES} downloads are under way")
-        self._under_way += 1
+        if self._under_way.total() >= MAX_EXCHANGES or self._under_way[ask.tenant] >= MAX_EXCHANGES_OF_ONE:
+            raise Failure(503, "too many downloads are under way")
+        self._under_way[ask.tenant] += 1
         try:
             return await self._send(ask, (("host", ask.authority), *fields))
         except BaseException:
-            self._under_way -= 1
+            self._left(ask)
             raise
 
+    def _left(self, ask: Ask) -> None:
+        self._under_way -= Counter([ask.tenant])  # which keeps no zeros
+
     async def _send(self, ask: Ask, fields: Pairs) -> Exchange:
-        origin, asked_at = (ask.scheme, ask.host, ask.port), time.time()
-        while (idle := await self._take_idle(origin)) is not None:
+        asked_at = time.time()
+        while (idle := await self._take_idle(_origin(ask))) is not None:
             try:
-                return Exchange(self, origin, idle, await self._ask(idle, ask, fields), asked_at)
+                return Exchange(self, ask, idle, await self._ask(idle, ask, fields), asked_at)
             except Silent as error:
                 raise Failure(504, f"{ask.host} gave no answer: {error}") from error
             except Broken:
                 continue  # most likely closed just now, as servers do with idle connections
         wire = await self._dial(ask)
         try:
-            return Exchange(self, origin, wire, await self._ask(wire, ask, fields), asked_at)
+            return Exchange(self, ask, wire, await self._ask(wire, ask, fields), asked_at)
         except Broken as error:
             raise Failure(504 if isinstance(error, Silent) else 502, f"{ask.host} gave no answer: {error}") from error
 
@@ -121,9 +125,10 @@ class Upstream:
             wire.abort()
         return None
 
-    def done(self, origin: Origin, wire: Wire) -> None:
+    def done(self, ask: Ask, wire: Wire) -> None:
         """An exchange is over: its connection waits for the next one, or is closed."""
-        self._under_way -= 1
+        self._left(ask)
+        origin = _origin(ask)
         of_one, of_all = len(self._idle.get(origin, ())), sum(map(len, self._idle.values()))
         if of_one >= MAX_IDLE_OF_ONE or of_all >= MAX_IDLE or not wire.next_cycle():
             wire.abort()
@@ -140,3 +145,7 @@ class Upstream:
         self._idle.pop(origin)
         if left:
             self._idle[origin] = left
+
+
+def _origin(ask: Ask) -> Origin:
+    return ask.scheme, ask.host, ask.port

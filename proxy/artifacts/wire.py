@@ -11,7 +11,7 @@ from proxy.artifacts.ask import Head, Pairs, parse_head
 
 HEAD_SECONDS, STUCK_SECONDS = 60.0, 60.0
 MAX_HEAD = 65_536
-READ_BYTES = 262_144
+READ_BYTES = 131_072
 
 
 class Broken(Exception):

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,9 @@ class Answer:
     @property
     def how(self) -> str:
         return self.fields["x-hutch-cache"]
+
+
+Get = Callable[..., Answer]  # get(target, **fields): underscores in names of fields stand for hyphens
 
 
 class _Connection(http.client.HTTPConnection):
@@ -174,3 +177,19 @@ def cache(directory: Path, trust: Path, **setting: Any) -> Iterator[Lab]:
         said = laboratory.close()
     assert laboratory.process.returncode in (0, -9), said
     assert laboratory.process.returncode == -9 or "Error" not in said, said
+
+
+def kinds(directory: Path) -> list[str]:
+    """The kinds of files that the cache has there."""
+    return sorted(path.suffix for path in directory.iterdir())
+
+
+def used(directory: Path) -> int:
+    """Bytes on disk."""
+    return sum(path.stat().st_blocks * 512 for path in directory.iterdir())
+
+
+def resident(lab: Lab) -> int:
+    """Bytes of memory that the process has."""
+    status = Path(f"/proc/{lab.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024

@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+FRESH = "Cache-Control: max-age=600"
+MEBI = 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -38,6 +41,18 @@ class Page:
 Answer = Page | Callable[[Asked], Page]
 
 
+def with_etag(body: bytes, *fields: str) -> Callable[[Asked], Page]:
+    """A page whose tag is the length of its body, in quotes; 304 for who has it."""
+
+    def answer(asked: Asked) -> Page:
+        tag = f'"{len(body)}"'
+        if asked.fields.get("if-none-match") == tag:
+            return Page(b"", [f"ETag: {tag}", *fields], status="304 Not Modified")
+        return Page(body, [f"ETag: {tag}", *fields])
+
+    return answer
+
+
 class Registry:
     """`pages` by target; `asked` in order. Closes idle connections when told to."""
 
@@ -50,6 +65,9 @@ class Registry:
         self._ending = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
+
+    def url(self, target: str, host: str = "registry.test", scheme: str = "http") -> str:
+        return f"{scheme}://{host}:{self.port}{target}"
 
     def asked_for(self, target: str) -> list[Asked]:
         return [asked for asked in self.asked if asked.target == target]

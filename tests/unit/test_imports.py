@@ -21,6 +21,7 @@ DOORS = {
     "ctypes": ("sandbox/inside/syscalls.py",),
     "prctl": ("sandbox/inside/",),
     "pyroute2": ("sandbox/host/network.py",),
+    "hishel": ("proxy/artifacts/rules.py",),
     "mitmproxy": ("proxy/inspect/",),
     "pygit2": ("rootfs/git",),
     "pyseccomp": ("sandbox/host/seccomp.py",),

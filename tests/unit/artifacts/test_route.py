@@ -140,6 +140,29 @@ def test_an_ask() -> None:
     assert (other.shareable, other.max_age) == (True, None)
 
 
+@pytest.mark.parametrize(
+    ("host", "upstream", "fits"),
+    [
+        ("a.test", "https://a.test:443", True),
+        ("A.Test.", "https://a.test:443", True),
+        ("a.test:443", "https://a.test:443", True),
+        ("a.test", "https://a.test:8443", True),  # the worker has compared them, and says the port
+        ("10.0.0.1", "http://10.0.0.1:80", True),
+        ("a.test:80", "https://a.test:443", False),
+        ("b.test", "https://a.test:443", False),
+        ("a.test@b.test", "https://a.test:443", False),
+        ("", "https://a.test:443", False),
+    ],
+)
+def test_the_server_is_named_twice(host: str, upstream: str, fits: bool) -> None:
+    fields = (("host", host), ("x-hutch-upstream", upstream), ("x-hutch-tenant", "10.1.1.1"))
+    if fits:
+        assert parse_ask("GET", "/", fields).tenant == "10.1.1.1"
+    else:
+        with pytest.raises(BadAsk):
+            parse_ask("GET", "/", fields)
+
+
 @pytest.mark.parametrize("target", ["", "*", "x", "http://a.test/", "/ä", "/a b", "/a#b", "/\n", "/" + "a" * 8192])
 def test_targets_that_are_none(target: str) -> None:
     with pytest.raises(BadAsk):

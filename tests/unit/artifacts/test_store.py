@@ -1,7 +1,4 @@
-"""The cache's files: what is kept and for how long, what a killed process leaves, and what somebody else may have left.
-
-Needs no root. A kill is an exception, at any step of the store's own, that no cleanup of its own survives.
-"""
+"""The cache's files: what is kept and for how long, and what happens with those that somebody has spoilt. No root."""
 
 from __future__ import annotations
 
@@ -9,62 +6,15 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from proxy.artifacts import files, store
+from proxy.artifacts import store
 from proxy.artifacts.record import MAX_RECORD_BYTES, Record
-from proxy.artifacts.store import Store, Stored
-
-LIMIT = 1024 * 1024
-
-
-def url(name: str) -> str:
-    return f"https://registry.test:443/{name}"
-
-
-def record(name: str, length: int, accept: str = "*/*") -> Record:
-    return Record(url(name), (("accept", accept),), (("etag", f'"{name}"'),), time.time(), length)
-
-
-def put(cache: Store, name: str, body: bytes, accept: str = "*/*", known: bool = True) -> None:
-    draft = cache.begin(url(name), len(body) if known else None)
-    assert draft is not None
-    try:
-        assert known or cache.grow(draft, len(body))
-        os.pwrite(draft.fd, body, 0)
-        asyncio.run(cache.commit(draft, record(name, len(body), accept)))
-    finally:
-        os.close(draft.fd)
-
-
-def body_of(cache: Store, stored: Stored) -> bytes | None:
-    if (fd := cache.open(stored)) is None:
-        return None
-    with open(fd, "rb") as file:
-        return file.read()
-
-
-def bodies(cache: Store, name: str) -> list[bytes | None]:
-    return [body_of(cache, stored) for stored in cache.find(url(name))]
-
-
-def on_disk(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
-
-
-@contextmanager
-def directory_fd(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+from proxy.artifacts.store import Store
+from tests.support.artifact_files import LIMIT, bodies, directory_fd, on_disk, put, record, url
 
 
 @pytest.fixture
@@ -266,89 +216,3 @@ def test_a_directory_that_cannot_be_written_is_no_end(fd: int, tmp_path: Path, m
     [stored] = cache.find(url("a"))
     cache.refresh(stored, stored.record)
     assert bodies(cache, "a") == [b"body"]
-
-
-# ── kills ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Killed(BaseException):
-    """Nothing of the store's may run after this."""
-
-
-class Mortal:
-    """The os module, of which the n-th change of a file doesn't happen, nor any after it."""
-
-    CHANGES = ("open", "write", "rename", "unlink", "ftruncate", "fdatasync", "posix_fallocate", "utime")
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(os, name)
-        if name not in self.CHANGES:
-            return real
-
-        def change(*args: Any, **named: Any) -> Any:
-            self.steps -= 1
-            if self.steps < 0:
-                raise Killed
-            return real(*args, **named)
-
-        return change
-
-
-Op = tuple[str, str, int]
-OPS = st.lists(
-    st.tuples(
-        st.sampled_from(["put", "put unknown", "use", "refresh", "clear"]),
-        st.sampled_from("abc"),
-        st.integers(0, 90_000),
-    ),
-    max_size=8,
-)
-
-
-def apply(cache: Store, op: Op, written: dict[str, set[bytes]]) -> None:
-    kind, name, size = op
-    match kind:
-        case "put" | "put unknown":
-            body = f"{name}{size}".encode() * (size // 8)
-            written.setdefault(name, set()).add(body)
-            put(cache, name, body, known=kind == "put")
-        case "use":
-            bodies(cache, name)
-        case "refresh":
-            for stored in cache.find(url(name)):
-                cache.refresh(stored, stored.record)
-        case "clear":
-            cache.clear()
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(ops=OPS, steps=st.integers(0, 60))
-def test_killed_at_any_step_it_starts_with_whole_bodies_only(
-    tmp_path_factory: pytest.TempPathFactory, ops: list[Op], steps: int
-) -> None:
-    directory = tmp_path_factory.mktemp("artifacts")
-    written: dict[str, set[bytes]] = {}
-    with directory_fd(directory) as fd, pytest.MonkeyPatch.context() as patch:
-        cache = Store(fd, 400_000)
-        mortal = Mortal(steps)
-        patch.setattr(store, "os", mortal)
-        patch.setattr(files, "os", mortal)
-        try:
-            for op in ops:
-                apply(cache, op, written)
-        except Killed:
-            pass
-        mortal.steps = 1_000_000
-        after = Store(fd, 400_000)
-        for name in "abc":
-            assert set(bodies(after, name)) <= written.get(name, set())
-            assert len(bodies(after, name)) <= 2  # a newer one, and one that it hadn't replaced yet
-        names = on_disk(directory)
-        assert {Path(name).suffix for name in names} <= {".body", ".meta"}
-        assert len(names) == 2 * after.listing()["entries"]
-        assert sum((directory / name).stat().st_blocks * 512 for name in names) <= after.listing()["bytes"] <= 400_000
-        put(after, "a", b"works")
-        assert b"works" in bodies(after, "a")
