@@ -49,6 +49,7 @@ from sandbox.host import identity, seccomp, trusted
 from sandbox.host.cgroup import Cgroups, Limits
 from sandbox.host.errors import HostError
 from sandbox.host.index_questions import IndexQuestions
+from sandbox.host.key_files import read_key, write_key
 from sandbox.host.leases import Leases
 from sandbox.host.network import Gateway
 from sandbox.host.sandbox import Sandboxes
@@ -252,10 +253,10 @@ def _instance(state: Path) -> str:
 
 def _certificate_authority(state: Path) -> str:
     path = state / "keys" / "ca.pem"
-    found = trusted.read_ca(path)
+    found = read_key(path)
     if found is None:
         found = trust.make_ca().decode()
-        trusted.write_ca(path, found)
+        write_key(path, found)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the filter is told of this host: its trusted certificates, its own addresses, and the installation's CA."""
+"""What the filter is told of this host: its trusted certificates and its own addresses."""
 
 from __future__ import annotations
 
@@ -27,23 +27,3 @@ def host_addresses() -> list[str]:
     """This host's own addresses: nothing inside may reach the host's services through the filter."""
     listed = subprocess.run(["ip", "-json", "address"], capture_output=True, timeout=10, check=True).stdout
     return [entry["local"] for link in json.loads(listed) for entry in link.get("addr_info", []) if "local" in entry]
-
-
-def read_ca(path: Path) -> str | None:
-    """The installation's CA (key and certificate, PEM), or None when it has not been made."""
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return None
-
-
-def write_ca(path: Path, pem: str) -> None:
-    """Store a new CA, readable by root alone from its first byte."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(fd)
-    temporary.rename(path)
