@@ -147,7 +147,8 @@ def details(state: NetworkState) -> list[tuple[str, str]]:
 
 def explanation(found: Explanation) -> list[str]:
     """What would become of a request, and what to type where it would be refused."""
-    asked = f"{found['method']} {found['url']} in the {found['phase']} phase"
+    request = found["url"] if found["url"].startswith("tcp://") else f"{found['method']} {found['url']}"
+    asked = f"{request} in the {found['phase']} phase"
     rule = found["rule"]
     if found["allowed"]:
         return [f"allowed: {asked}" + (f", by: {rule}" if rule else "")]

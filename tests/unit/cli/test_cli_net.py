@@ -93,6 +93,8 @@ def test_explain(server: Server, limited_task: str) -> None:
     ]
     setup = lines(server.hutch("net", "explain", limited_task, url, "--method", "POST", "--phase", "setup"))
     assert setup[1:] == ["to allow it in the next run: --setup-allow 'example.com methods=POST'"]
+    tcp = lines(server.hutch("net", "explain", limited_task, "tcp://db.example:22"))
+    assert tcp == ["allowed: tcp://db.example:22 in the agent phase, by: example.com"]
     found = json.loads(server.hutch("net", "explain", limited_task, url, "--json").stdout)
     assert (found["url"], found["allowed"]) == (url, True)
 
