@@ -93,7 +93,7 @@ class Filter:
         self._policies[address] = policy
         self._listeners[address] = listener
         try:
-            await self._tell_all({"op": "set", "sandbox": address, "policy": policy})
+            await self._tell_all(address, policy)
         except BaseException:
             self._policies.pop(address, None)
             self._listeners.pop(address, None)
@@ -106,8 +106,8 @@ class Filter:
             raise HostError("cannot change the network: the sandbox has just ended", "run the task again")
         self._policies[address] = policy
         try:
-            await self._tell_all({"op": "set", "sandbox": address, "policy": policy})
-        except BaseException:
+            await self._tell_all(address, policy)
+        except HostError:  # refused, or nobody is there to obey: not where only the one who asked has gone
             if self._policies.get(address) is policy:
                 self._policies[address] = before
             raise
@@ -119,11 +119,12 @@ class Filter:
             await self._tell_each({"op": "drop", "sandbox": address})
         self._listeners.pop(address, None)
 
-    async def _tell_all(self, message: Record) -> None:
+    async def _tell_all(self, address: str, policy: Record) -> None:
         """Have a policy obeyed by every process that serves. Others are told before they do."""
+        message = {"op": "set", "sandbox": address, "policy": policy}
         try:
             async with asyncio.timeout(_ACK_TIMEOUT):
-                while True:
+                while self._policies.get(address) is policy:  # else it is over, and the address may be another's
                     await self._running.wait()
                     if await self._tell_each(message):
                         return
