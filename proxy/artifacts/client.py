@@ -56,24 +56,23 @@ class Client:
 
     async def head(self, status: int, fields: Pairs) -> None:
         """Begin an answer. Without content-length its body goes out in chunks."""
-        await self._send_event(h11.Response(status_code=status, headers=list(fields)))
+        await self._send(b"".join(self._framed(h11.Response(status_code=status, headers=list(fields)))))
 
-    async def body(self, data: bytes | Piece) -> None:
+    async def body(self, data: bytes | bytearray | memoryview | Piece) -> None:
         # h11 frames whatever has a length, and hands it back untouched.
-        await self._send_event(h11.Data(data=data))  # type: ignore[arg-type]
-
-    async def end(self) -> None:
-        await self._send_event(h11.EndOfMessage())
-
-    async def _send_event(self, event: h11.Event) -> None:
-        try:
-            parts: list[Any] = self._h11.send_with_data_passthrough(event) or []
-        except h11.LocalProtocolError as error:
-            raise Gone(str(error)) from error
-        for part in parts:
+        for part in self._framed(h11.Data(data=data)):  # type: ignore[arg-type]
             await (self._send_file(part) if isinstance(part, Piece) else self._send(part))
 
-    async def _send(self, data: bytes) -> None:
+    async def end(self) -> None:
+        await self._send(b"".join(self._framed(h11.EndOfMessage())))
+
+    def _framed(self, event: h11.Event) -> list[Any]:
+        try:
+            return self._h11.send_with_data_passthrough(event) or []
+        except h11.LocalProtocolError as error:
+            raise Gone(str(error)) from error
+
+    async def _send(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         while rest:
             try:

@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator
 
 from proxy.addresses import Refused
 from proxy.artifacts.ask import Ask, Head, Pairs
-from proxy.artifacts.wire import READ_BYTES, Broken, Silent, Wire
+from proxy.artifacts.inflow import Inflow
+from proxy.artifacts.wire import Broken, Silent, Wire
 from proxy.dial import DialError, Dialler
 from proxy.sandboxes import Turns
 
 MAX_EXCHANGES, MAX_EXCHANGES_OF_ONE = 512, 128  # of all tenants, of one
-MAX_IDLE, MAX_IDLE_OF_ONE, IDLE_SECONDS = 64, 16, 30.0
+MAX_IDLE, MAX_IDLE_OF_ONE, IDLE_SECONDS = 32, 16, 30.0
 TLS_SECONDS = 15.0
 
 Origin = tuple[str, str, int]
@@ -39,8 +40,8 @@ class Exchange:
         self._upstream, self._ask, self._wire = upstream, ask, wire
         self.head, self.asked_at, self.received_at = head, asked_at, time.time()
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body; raises Broken."""
+    async def pieces(self) -> AsyncIterator[bytes | bytearray | memoryview]:
+        """The body, each piece good until the next; raises Broken."""
         while (piece := await self._wire.piece()) is not None:
             yield piece
 
@@ -107,9 +108,9 @@ class Upstream:
         trust, name = (self._trust, ask.host) if ask.scheme == "https" else (None, None)
         try:
             async with asyncio.timeout(TLS_SECONDS):
-                return Wire(
-                    *await asyncio.open_connection(sock=outgoing, limit=READ_BYTES, ssl=trust, server_hostname=name)
-                )
+                loop = asyncio.get_running_loop()
+                _, inflow = await loop.create_connection(Inflow, sock=outgoing, ssl=trust, server_hostname=name)
+                return Wire(inflow)
         except TimeoutError as error:
             raise Failure(504, f"the TLS handshake with {ask.host} took longer than {TLS_SECONDS:.0f} s") from error
         except OSError as error:
@@ -130,7 +131,7 @@ class Upstream:
         self._left(ask)
         origin = _origin(ask)
         of_one, of_all = len(self._idle.get(origin, ())), sum(map(len, self._idle.values()))
-        if of_one >= MAX_IDLE_OF_ONE or of_all >= MAX_IDLE or not wire.next_cycle():
+        if of_one >= MAX_IDLE_OF_ONE or of_all >= MAX_IDLE or not wire.reusable:
             wire.abort()
             return
         expiry = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._expire, origin, wire)
