@@ -8,6 +8,6 @@ go 1.18
 
 require up.test/hello v1.0.0
 EOF
-env -i PATH="$PATH" HOME="$HOME" GOPROXY="$GOPROXY" GONOSUMDB='*' GOMODCACHE="$PWD/bare" go mod download
+env -i HTTPS_PROXY="${HTTPS_PROXY-}" PATH="$PATH" HOME="$HOME" GOPROXY="$GOPROXY" GONOSUMDB='*' GOMODCACHE="$PWD/bare" go mod download
 go mod download
 cat cache/up.test/hello@v1.0.0/hello.go

@@ -1,1 +1,1 @@
-console.log(await (await fetch("https://up.test/hello/node_fetch")).text());
+console.log(await (await fetch(process.env.URL)).text());

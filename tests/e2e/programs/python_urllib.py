@@ -1,5 +1,6 @@
 """The standard library: must not be told of the filter."""
 
+import os
 import urllib.request
 
-print(urllib.request.urlopen("https://up.test/hello/python_urllib", timeout=20).read().decode())
+print(urllib.request.urlopen(os.environ["URL"], timeout=20).read().decode())

@@ -1,2 +1,2 @@
 require "net/http"
-puts Net::HTTP.get(URI("https://up.test/hello/ruby"))
+puts Net::HTTP.get(URI(ENV["URL"]))
