@@ -112,6 +112,8 @@ class Front:
         try:
             if destination.shown == str(PROXY_ADDRESS) and destination.port == PROXY_PORT:
                 destination = await self._asked(visitor)
+                if not destination.absolute:
+                    await self._open_tunnel(visitor, destination)
             passage = self._relayed(visitor, destination) or await self._admit(visitor, destination)
         except Denied as denied:
             self._deny(visitor.sandbox, visitor.host or destination.shown, destination.port, denied)
@@ -135,26 +137,24 @@ class Front:
         )
 
     async def _asked(self, visitor: _Visitor) -> Destination:
-        """Where a client of the explicit proxy wants to go. A tunnel is opened at once, and what comes through it is
-        decided like any other connection."""
+        """Where a client of the explicit proxy wants to go."""
         await _first_bytes(visitor)
-        if not isinstance(head := visitor.start, Http):
+        if not isinstance(visitor.start, Http):
             raise Denied("this is a proxy for HTTP: it takes CONNECT, and requests whose target is an http:// URL")
-        destination = asked_of_proxy(head)
-        if head.method == "CONNECT":
-            self._refuse_tunnel(visitor.sandbox, destination)
-            await asyncio.get_running_loop().sock_sendall(visitor.socket, CONNECTED)
-            visitor.data = visitor.data[head.size :]
-            visitor.start = sniff(visitor.data)
-        return destination
+        return asked_of_proxy(visitor.start)
 
-    def _refuse_tunnel(self, sandbox: Sandbox, destination: Destination) -> None:
-        """Raise Denied where nothing could pass: a client shows the answer to CONNECT, and not always a later one."""
-        host, port = destination.shown, destination.port
-        decisions = [decide_connection(sandbox.policy, host, port, tls=tls) for tls in (True, False)]
-        relayed = relays(sandbox.policy, host, port)
+    async def _open_tunnel(self, visitor: _Visitor, destination: Destination) -> None:
+        """Answer CONNECT; what comes through is decided like any other connection. Raises Denied where nothing could
+        pass: a client shows the answer to CONNECT, and not always a later one."""
+        assert isinstance(visitor.start, Http)
+        policy, host, port = visitor.sandbox.policy, destination.shown, destination.port
+        decisions = [decide_connection(policy, host, port, tls=tls) for tls in (True, False)]
+        relayed = relays(policy, host, port)
         if not any(decision.allowed for decision in (*decisions, *([relayed] if relayed else []))):
             raise Denied(decisions[0].reason, decisions[0].rule)
+        await asyncio.get_running_loop().sock_sendall(visitor.socket, CONNECTED)
+        visitor.data = visitor.data[visitor.start.size :]
+        visitor.start = sniff(visitor.data)
 
     def _relayed(self, visitor: _Visitor, destination: Destination) -> Passage | None:
         """The passage of a connection that a tcp:// rule lets through whatever it speaks."""
