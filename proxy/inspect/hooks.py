@@ -22,6 +22,7 @@ from proxy.request import DENIED_HEADER, Head, body, path_of, refusal, strip_upg
 
 # Where a request goes that the artifact cache answers; no host can be called so.
 ARTIFACTS = ("artifacts.invalid", 80)
+_VERSIONS = {True: ("HTTP/2.0",), False: ("HTTP/1.0", "HTTP/1.1")}  # by whether the client speaks HTTP/2
 _BODILESS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -65,6 +66,8 @@ class Hooks:
         passage, policy = self._passage, self._passage.sandbox.policy
         if not (decision := passage.decide()).allowed:
             raise Denied(decision.reason, decision.rule)
+        if it.request.http_version not in _VERSIONS[it.client_conn.alpn == b"h2"]:
+            raise Denied("the request is of an unknown version of HTTP")
         if why := refusal(_head(it.request), passage.name, passage.port, absolute=passage.absolute):
             raise Denied(why)
         if it.error is not None:  # mitmproxy has found it malformed, answers 400, and only wants it to be seen

@@ -187,42 +187,6 @@ def test_a_second_request_on_the_connection_is_checked_too(net: Lab) -> None:
         assert [seen.path for seen in net.upstream.seen] == ["/1", "/3"]
 
 
-REQUESTS = {
-    "absolute form": "GET http://up.test/ HTTP/1.1\r\nHost: up.test\r\n\r\n",
-    "absolute form, other host": "GET http://evil.test/ HTTP/1.1\r\nHost: up.test\r\n\r\n",
-    "connect": "CONNECT up.test:443 HTTP/1.1\r\nHost: up.test:443\r\n\r\n",
-    "two hosts": "GET / HTTP/1.1\r\nHost: up.test\r\nHost: up.test\r\n\r\n",
-    "two hosts, one other": "GET / HTTP/1.1\r\nHost: up.test\r\nhost: evil.test\r\n\r\n",
-    "no host": "GET / HTTP/1.1\r\n\r\n",
-    "no host, old": "GET / HTTP/1.0\r\n\r\n",
-    "null byte": "GET / HTTP/1.1\r\nHost: up.test\0.evil.test\r\n\r\n",
-    "space before colon": "GET / HTTP/1.1\r\nHost : up.test\r\n\r\n",
-    "two lengths": "POST / HTTP/1.1\r\nHost: up.test\r\nContent-Length: 1\r\nContent-Length: 30\r\n\r\nx",
-    "length and chunks": "POST / HTTP/1.1\r\nHost: up.test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "trailers": "POST / HTTP/1.1\r\nHost: up.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nHost: evil.test\r\n\r\n",
-    "h2 at once": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "not http": "SSH-2.0-OpenSSH_9.2\r\n",
-    "binary": "\0\1\2\3\4",
-    "redis": "*1\r\n$4\r\nPING\r\n",
-}
-
-
-@pytest.mark.parametrize("access", ["limited", "unrestricted"])
-@pytest.mark.parametrize("kind", REQUESTS)
-def test_requests_that_are_refused(net: Lab, access: str, kind: str) -> None:
-    net.policy(access, "up.test")
-    fine = b"GET / HTTP/1.1\r\nHost: up.test\r\nConnection: close\r\n\r\n"
-    assert "200 OK" in net.python(RAW, "up.test", "80", fine.hex())
-    net.upstream.forget()
-    answer = net.python(
-        RAW, "up.test", "80", REQUESTS[kind].replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1).encode().hex()
-    )
-    assert "200" not in answer
-    assert answer == "closed" or "ConnectionResetError" in answer or "403" in answer or "400" in answer
-    assert net.upstream.seen == []
-    net.filter.record(decision="deny", name="up.test")
-
-
 @pytest.mark.parametrize("access", ["limited", "unrestricted"])
 def test_what_is_not_http_gets_no_tunnel_through_tls_ports_either(net: Lab, access: str) -> None:
     net.policy(access, "up.test")
