@@ -126,7 +126,7 @@ class Hooks:
             it.response.headers["connection"] = "close"  # a client would send requests for other hosts on it
         if request.answered:
             return
-        if it.response.status_code == 101 and it.response.headers.get("upgrade", "").lower() != "websocket":
+        if it.response.status_code == 101 and not _to_websocket(it.request, it.response):
             it.error = flow.Error(flow.Error.KILLED_MESSAGE)  # an opaque tunnel otherwise
             return
         it.response.headers.pop(DENIED_HEADER, None)  # says that the filter speaks
@@ -188,6 +188,13 @@ def _redirect(request: http.Request, passage: Passage) -> None:
     )
     (request.host, request.port), request.scheme = ARTIFACTS, "http"
     request.headers["host"] = host  # which mitmproxy has changed with the host
+
+
+def _to_websocket(request: http.Request, response: http.Response) -> bool:
+    """Whether the server changes to the one protocol that goes on being parsed, as the client has asked it to."""
+    return not request.is_http2 and all(
+        message.headers.get("upgrade", "").lower() == "websocket" for message in (request, response)
+    )
 
 
 def _some(data: bytes) -> list[bytes]:

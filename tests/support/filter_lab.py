@@ -212,7 +212,7 @@ class Lab:
 
 
 HOSTS = f"""
-{PUBLIC}    up.test www.up.test other.test wrong-certificate.invalid
+{PUBLIC}    up.test www.up.test other.test wrong-certificate.invalid h2.test x.h2.test git.test
 {PRIVATE}   private.test sub.private.test secret.test
 127.0.0.1   loop.test
 169.254.169.254 metadata.private.test
