@@ -39,11 +39,15 @@ def main() -> int:
     listening = socket.socket(fileno=arguments.tcp), socket.socket(fileno=arguments.dns)
     # The workers' end and the cache's of a socket over which connections are handed on.
     to_artifacts, from_workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    has_artifacts = arguments.artifacts is not None
-    shared = worker.Shared(*listening, Hints(), hosts, to_artifacts if has_artifacts else None)
-    roles = [Role("worker", number, partial(worker.run, shared=shared)) for number in range(arguments.workers)]
-    if has_artifacts:
-        roles.append(Role("artifacts", 0, partial(_run_artifacts, from_workers, arguments.artifacts, hosts)))
+    to_artifacts.setblocking(False)  # a cache that takes no connections must not stop those who hand them on
+    directory: int | None = arguments.artifacts
+    shared = worker.Shared(*listening, Hints(), hosts, None if directory is None else to_artifacts)
+    # What a sandbox's bytes may take over has no way to the cache's files, nor the cache one to the gateway.
+    caches = (from_workers.fileno(), *([] if directory is None else [directory]))
+    roles = [Role("worker", number, partial(worker.run, shared=shared), caches) for number in range(arguments.workers)]
+    if directory is not None:
+        run = partial(_run_artifacts, from_workers, directory, hosts)
+        roles.append(Role("artifacts", 0, run, (to_artifacts.fileno(), *(each.fileno() for each in listening))))
     Master(socket.socket(fileno=arguments.control), roles).run()
     return 0
 

@@ -29,11 +29,15 @@ _LIVED, _FIRST_PAUSE, _LAST_PAUSE = 2.0, 0.05, 5.0
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A kind of process: its name, which of its kind it is, and what it runs with its end of the control stream."""
+    """A kind of process: its name, which of its kind it is, and what it runs with its end of the control stream.
+
+    `closed`: descriptors that are other kinds' only.
+    """
 
     kind: str
     number: int
     run: Callable[[socket.socket], None]
+    closed: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -108,8 +112,8 @@ class Master:
         try:
             # Whoever holds the master's socket keeps it open: the daemon must see its end when the master dies.
             self._control.close()
-            for child in self._children.values():
-                os.close(child.pidfd)
+            for fd in (*self._children, *role.closed):
+                os.close(fd)
             signal.set_wakeup_fd(-1)
             gc.set_threshold(20_000, 20, 100)  # connections are made and forgotten by the thousand: look less often
             role.run(control)
