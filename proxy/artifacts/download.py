@@ -64,8 +64,12 @@ class Download:
     def leave(self, reader: Reader) -> None:
         """A client has got all, or has gone."""
         reader.close()
+        # Not before the task has begun: one that is cancelled before its first step doesn't clean up.
+        asyncio.get_running_loop().call_soon(self._end_unless_wanted)
+
+    def _end_unless_wanted(self) -> None:
+        """Never once all is there: a thread is storing it then, and works with the descriptor."""
         if self._spool.read_by or self._spool.ended:
             return
         if self.record.length is None or self.record.length - self._spool.written > WORTH_FINISHING:
-            # Not before the task has begun: one that is cancelled before its first step doesn't clean up.
-            asyncio.get_running_loop().call_soon(self.task.cancel)
+            self.task.cancel()
