@@ -76,14 +76,14 @@ class Filter:
 
     async def start(self) -> None:
         """Start the processes and wait until one of them serves."""
-        self._keeper = asyncio.get_running_loop().create_task(self._keep_running())
+        self._keeper = keeper = asyncio.get_running_loop().create_task(self._keep_running())
         waiting = asyncio.create_task(self._running.wait())
-        done, _ = await asyncio.wait(
-            (self._keeper, waiting), timeout=_START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
-        )
+        done, _ = await asyncio.wait((keeper, waiting), timeout=_START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         if waiting not in done:
             waiting.cancel()
             await self.close()
+            if keeper in done:
+                keeper.result()  # raises why
             raise HostError("cannot start the filter: it did not become ready", "see its messages in the daemon's log")
 
     # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -260,8 +260,7 @@ class Filter:
         """End the processes."""
         if self._keeper is not None:
             self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+            await asyncio.wait([self._keeper])
         self._master.end()
         await self._end_peers()
         if self._artifacts is not None:

@@ -67,6 +67,7 @@ class Peer:
                     ack.set_exception(PeerEnded("cannot reach the filter: it has just ended", "try again"))
             self._writer.close()
             os.close(self._pidfd)
+            self._pidfd = -1  # its number may be another process's by the time that somebody stops waiting
 
     async def _greet(self, greet: Callable[[Peer], Awaitable[None]]) -> None:
         try:
@@ -104,6 +105,8 @@ class Peer:
 
     def kill(self) -> None:
         """End the process."""
+        if self._pidfd < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -165,14 +168,12 @@ async def _receive(control: socket.socket) -> tuple[str, int, int, socket.socket
         await readable
     finally:
         loop.remove_reader(control)
-    data, fds, _, _ = socket.recv_fds(control, 4096, 2)
+    data, fds, _, _ = socket.recv_fds(control, 4096, 2, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     if len(fds) != 2:
         for fd in fds:
             os.close(fd)
         raise HostError("cannot run the filter: its master sent no descriptors", "is the limit of open files reached?")
-    for fd in fds:
-        os.set_inheritable(fd, False)
     told = json.loads(data)
     return told["kind"], told["pid"], fds[1], socket.socket(fileno=fds[0])
