@@ -53,7 +53,8 @@ class Dialler:
         self._private_names = tuple(each for each in names_and_networks if isinstance(each, str))
         self._private_networks = tuple(each for each in names_and_networks if not isinstance(each, str))
         self._cache: OrderedDict[str, tuple[float, list[Address]]] = OrderedDict()
-        self._under_way: dict[str, asyncio.Task[list[Address]]] = {}
+        # By who asks, too: nobody waits in another's queue.
+        self._under_way: dict[tuple[str, Turns], asyncio.Task[list[Address]]] = {}
         # getaddrinfo blocks; its own threads keep slow names of one sandbox from starving everything else.
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
 
@@ -73,14 +74,15 @@ class Dialler:
         until, addresses = self._cache.get(name, (0.0, []))
         if time.monotonic() < until:
             return addresses
-        if (task := self._under_way.get(name)) is None:
-            task = self._under_way[name] = asyncio.create_task(self._look_up(name, turns))
-            task.add_done_callback(lambda task: self._looked_up(name, task))
-        # Shielded: others may be waiting for the same answer.
+        asked = name, turns
+        if (task := self._under_way.get(asked)) is None:
+            task = self._under_way[asked] = asyncio.create_task(self._look_up(name, turns))
+            task.add_done_callback(lambda task: self._looked_up(asked, task))
+        # Shielded: other connections may be waiting for the same answer.
         return await asyncio.shield(task)
 
-    def _looked_up(self, name: str, task: asyncio.Task[list[Address]]) -> None:
-        del self._under_way[name]
+    def _looked_up(self, asked: tuple[str, Turns], task: asyncio.Task[list[Address]]) -> None:
+        del self._under_way[asked]
         if not task.cancelled():
             task.exception()  # seen, even if nobody waits for it any more
 
