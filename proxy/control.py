@@ -3,12 +3,13 @@
     {"op": "hello"}  once, first: the CA, whom to trust, what may be private
     {"op": "set"}    a sandbox's policy, new or changed: acknowledged once it is in force
     {"op": "serve"}  once, when all policies have been told: accept
-    {"op": "drop"}   a sandbox is gone
+    {"op": "drop"}   a sandbox is gone: acknowledged once all of its records have been sent
 
 An operation that can't be understood changes nothing. What it can do beyond that: nothing, no file, no program.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
@@ -17,6 +18,8 @@ from proxy.lines import BadMessage, Message, private_place, text, texts
 from proxy.policy import Policy, parse
 from proxy.records import Records
 from proxy.sandboxes import Sandboxes
+
+LAST_WORDS_SECONDS = 1.0  # that closed connections may take to be recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ class Control:
         self._serve: Callable[[], None] | None = None
         self._serving = False
 
-    def apply(self, value: Message) -> None:
-        """Obey one message; raises ValueError where it can't be, with nothing changed."""
+    def apply(self, value: Message) -> Awaitable[None] | None:
+        """Obey one message, when what it returns has been waited for; raises ValueError with nothing changed."""
         match parse_message(value):
             case HelloMessage() as hello:
                 if self._serve is not None:
@@ -91,5 +94,11 @@ class Control:
             case SetMessage(sandbox, policy):
                 self._sandboxes.set(sandbox, policy)
             case DropMessage(sandbox):
-                self._sandboxes.drop(sandbox)
-                self._records.forget(sandbox)
+                return self._drop(sandbox)
+        return None
+
+    async def _drop(self, sandbox: str) -> None:
+        tasks = [closed.task for closed in self._sandboxes.drop(sandbox) if closed.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST_WORDS_SECONDS)
+        self._records.forget(sandbox)

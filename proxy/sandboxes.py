@@ -15,7 +15,9 @@ MAX_CONNECTIONS = 512
 
 
 class Connection(Protocol):
-    """An open way from a sandbox to a server."""
+    """An open way from a sandbox to a server. `task` ends when all of it has been recorded."""
+
+    task: asyncio.Task[None] | None
 
     def permitted(self, policy: Policy) -> bool: ...
     def abort(self) -> None:
@@ -77,11 +79,13 @@ class Sandboxes:
         for connection in [open_ for open_ in sandbox.connections if not open_.permitted(policy)]:
             connection.abort()
 
-    def drop(self, address: str) -> None:
-        """Forget the sandbox. The next one with this address starts from nothing."""
+    def drop(self, address: str) -> list[Connection]:
+        """Forget the sandbox; returns what was open. The next one with this address starts from nothing."""
         if (sandbox := self._by_address.pop(address, None)) is None:
-            return
+            return []
         # A connection that is still before its decision holds this object: it must find nothing allowed in it.
         sandbox.policy = replace(sandbox.policy, access="off")
-        for connection in list(sandbox.connections):
+        closed = list(sandbox.connections)
+        for connection in closed:
             connection.abort()
+        return closed

@@ -12,8 +12,8 @@ import pytest
 
 from proxy import lines
 from proxy.control import Control, DropMessage, HelloMessage, ServeMessage, SetMessage, parse_message
-from proxy.policy import parse
-from proxy.records import Records
+from proxy.policy import Policy, parse
+from proxy.records import NetworkRecord, Records
 from proxy.sandboxes import Sandboxes
 
 POLICY = {"phase": "agent", "access": "limited", "rules": ["example.com", "deny a.example.com"]}
@@ -106,6 +106,46 @@ def test_a_conversation() -> None:
     kept = worker.sandboxes.get("10.0.0.6")
     assert kept is not None
     assert kept.policy == parse(off)
+
+
+class Closing:
+    """A connection that is recorded some time after it was closed."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker, self._closed = worker, asyncio.Event()
+        self.task: asyncio.Task[None] | None = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        await self._closed.wait()
+        await asyncio.sleep(0.1)
+        self._worker.records.add(NetworkRecord("10.0.0.2", "agent", "up.test", 443, "allow", bytes=7))
+
+    def permitted(self, _: Policy) -> bool:
+        return True
+
+    def abort(self) -> None:
+        self._closed.set()
+
+
+def test_a_drop_is_acknowledged_after_the_last_record() -> None:
+    async def talk() -> list[dict[str, Any]]:
+        worker, (ours, theirs) = Worker(), socket.socketpair()
+        worker.sandboxes.set("10.0.0.2", parse(POLICY))
+        sandbox = worker.sandboxes.get("10.0.0.2")
+        assert sandbox is not None
+        sandbox.connections.add(Closing(worker))
+        task = asyncio.create_task(lines.serve(theirs, worker.control.apply, worker.records))
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(line(op="drop", sandbox="10.0.0.2", seq=1))
+        heard = [json.loads(await asyncio.wait_for(reader.readline(), 5)) for _ in range(3)]
+        writer.close()
+        await asyncio.wait_for(task, 5)
+        return heard
+
+    ready, record, answer = asyncio.run(talk())
+    assert ready == {"event": "ready"}
+    assert (record["event"], record["bytes"]) == ("network", 7)
+    assert answer == {"ack": 1}
 
 
 def test_it_serves_only_after_hello() -> None:

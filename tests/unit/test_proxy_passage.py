@@ -110,6 +110,7 @@ class Open:
     """A connection that notes its end."""
 
     aborted: bool = False
+    task: asyncio.Task[None] | None = None
 
     def permitted(self, policy: Policy) -> bool:
         return policy.access != "off"
