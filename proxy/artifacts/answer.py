@@ -5,14 +5,14 @@ An answer that can't be completed breaks off with the connection, never with som
 
 import time
 
-from proxy.artifacts.ask import CACHE_HEADER, Ask, Pairs
+from proxy.artifacts.ask import CACHE_HEADER, REASON_HEADER, Ask, Pairs
 from proxy.artifacts.client import Client
 from proxy.artifacts.fetch import Fetcher, Growing, Kept, Passing
 from proxy.artifacts.ranges import NotModified, Part, Unsatisfiable, Whole, portion
 from proxy.artifacts.spool import PIECE, Piece
 from proxy.artifacts.upstream import Failure
 from proxy.records import printable
-from proxy.request import DENIED_HEADER
+from proxy.request import body
 
 _WITH_304 = ("cache-control", "content-location", "date", "etag", "expires", "last-modified", "vary")
 
@@ -31,12 +31,11 @@ async def answer(client: Client, ask: Ask, fetcher: Fetcher) -> None:
 
 
 async def refuse(client: Client, status: int, reason: str) -> None:
-    """An answer of the cache's own. `x-hutch-cache: none` tells a worker that no server has said this."""
-    body = f"{printable(reason)}\n".encode()
-    denied = ((DENIED_HEADER, printable(reason)),) if status == 403 else ()
-    fields = (("content-type", "text/plain"), ("content-length", str(len(body))), (CACHE_HEADER, "none"), *denied)
-    await client.head(status, fields)
-    await client.body(body)
+    """An answer of the cache's own."""
+    text = body(reason, "denied" if status == 403 else "failed")
+    ours = ((CACHE_HEADER, "none"), (REASON_HEADER, printable(reason)))
+    await client.head(status, (("content-type", "text/plain"), ("content-length", str(len(text))), *ours))
+    await client.body(text)
     await client.end()
 
 

@@ -14,7 +14,8 @@ from proxy.names import BadName, canonical
 
 UPSTREAM_HEADER = "x-hutch-upstream"
 TENANT_HEADER = "x-hutch-tenant"
-CACHE_HEADER = "x-hutch-cache"
+CACHE_HEADER = "x-hutch-cache"  # hit, miss, revalidated, bypass; none: no server has said this, but the cache
+REASON_HEADER = "x-hutch-reason"  # with none: why
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_TARGET = 8_192
 

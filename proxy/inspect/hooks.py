@@ -11,7 +11,7 @@ from mitmproxy import flow, http
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 
 from proxy.addresses import Refused
-from proxy.artifacts.ask import CACHE_HEADER, UPSTREAM_HEADER
+from proxy.artifacts.ask import CACHE_HEADER, REASON_HEADER, TENANT_HEADER, UPSTREAM_HEADER
 from proxy.artifacts.route import forwarded, may_use
 from proxy.destination import Denied
 from proxy.dial import DialError, Dialler
@@ -132,6 +132,9 @@ class Hooks:
         it.response.headers.pop(DENIED_HEADER, None)  # says that the filter speaks
         if not request.from_artifacts:
             it.response.headers.pop(CACHE_HEADER, None)
+        elif it.response.headers.get(CACHE_HEADER) == "none":
+            self._pass_on_why(it, it.response)
+            return
         it.response.headers.pop("alt-svc", None)  # leads to QUIC, which goes nowhere, and to other names
         if request.brokering:
             request.brokering.mask_head()
@@ -141,6 +144,16 @@ class Hooks:
             return _some(request.brokering.response_piece(data) if request.brokering else data)
 
         it.response.stream = piece
+
+    def _pass_on_why(self, it: http.HTTPFlow, response: http.Response) -> None:
+        """The artifact cache has no answer of a server. Its reason is ours, for who asked and for the record."""
+        self._requests[it.id].answered, response.stream = True, True
+        reason, path = response.headers.pop(REASON_HEADER, ""), path_of(it.request.path)
+        if response.status_code == 403:
+            response.headers[DENIED_HEADER] = reason
+            self._passage.denied(Denied(reason), method=it.request.method, path=path)
+        else:
+            self._passage.allowed(reason, method=it.request.method, path=path, rule=self._requests[it.id].rule)
 
     def on_response(self, it: http.HTTPFlow) -> None:
         request = self._requests[it.id]
@@ -183,6 +196,7 @@ def _redirect(request: http.Request, passage: Passage) -> None:
     """To the artifact cache, with what it may see of the request, and the one server that it may ask."""
     host, scheme = request.headers.get("host") or request.authority, "https" if passage.tls else "http"
     fields = [("host", host), (UPSTREAM_HEADER, f"{scheme}://{passage.name}:{passage.port}")]
+    fields.append((TENANT_HEADER, passage.sandbox.address))
     request.headers = http.Headers(
         [(name.encode(), value.encode("latin-1")) for name, value in (*fields, *forwarded(_fields(request)))]
     )

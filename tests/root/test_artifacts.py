@@ -103,6 +103,15 @@ def test_what_is_denied_is_not_served_from_it(net: Lab) -> None:
     assert net.curl("-f", url, sandbox=1).returncode != 0
 
 
+def test_a_registry_at_a_private_address_is_refused(net: Lab) -> None:
+    net.policy("limited", preset="package-managers", registries=["loop.test"])
+    done = net.curl("-i", "https://loop.test/files/x-1.0.whl")
+    assert "403" in done.stdout.splitlines()[0], done.stdout
+    assert "x-hutch-denied: loop.test must not be reached: it resolves to 127.0.0.1 (loopback)" in done.stdout
+    assert net.filter.record(name="loop.test")["decision"] == "deny"
+    assert stored(net)["entries"] == 0
+
+
 def test_it_is_killed_and_comes_back(net: Lab) -> None:
     registry(net)
     url = "https://up.test/files/x-1.0.whl"

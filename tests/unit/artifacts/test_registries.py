@@ -44,7 +44,7 @@ def test_a_private_address_is_refused(lab: Lab, registry: Registry) -> None:
     before = registry.connections
     answer = lab.get(registry.url("/a", "private.test"))
     assert (answer.status, answer.how) == (403, "none")
-    assert "127.0.0.1 (loopback)" in answer.fields["x-hutch-denied"]
+    assert "127.0.0.1 (loopback)" in answer.fields["x-hutch-reason"]
     assert lab.get(f"http://127.0.0.1:{registry.port}/a").status == 403
     assert registry.connections == before
 
