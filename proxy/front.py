@@ -91,10 +91,14 @@ class Front:
 
     async def _visit(self, client: socket.socket, source: str) -> None:
         sandbox = self._sandboxes.get(source)
-        if sandbox is None or sandbox.accepted >= MAX_CONNECTIONS or len(self._tasks) > MAX_ALL_CONNECTIONS:
+        if sandbox is None:
             _reset(client)
-            if sandbox is not None:
-                self._deny(sandbox, "", 0, Denied(f"more than {MAX_CONNECTIONS} connections at once"))
+            return
+        own_limit = sandbox.accepted >= MAX_CONNECTIONS
+        if own_limit or len(self._tasks) > MAX_ALL_CONNECTIONS:
+            _reset(client)
+            whose = f"more than {MAX_CONNECTIONS} connections" if own_limit else "too many connections of all sandboxes"
+            self._deny(sandbox, "", 0, Denied(f"{whose} at once"))
             return
         sandbox.accepted += 1
         try:

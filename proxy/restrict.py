@@ -24,8 +24,8 @@ _OVERRIDING_PARAMETER = re.compile(r"(?:^|[&;])(?:_|\$|x[-_])[^=&;]*(?:method|ve
 
 @dataclass(frozen=True)
 class Request:
-    """The head of one request. Its body counts as announced by content-length or transfer-encoding; where HTTP/2
-    carries one without a length, the caller says so with a transfer-encoding of its own."""
+    """The head of one request. Its body counts as announced by content-length or transfer-encoding; one that HTTP/2
+    carries without either must not be sent on by the caller."""
 
     method: str
     path: str
