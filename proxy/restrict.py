@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from proxy.paths import oddity
 
 READING = frozenset(("GET", "HEAD", "OPTIONS"))
-_WITHOUT_BODY = READING | {"TRACE"}
+WITHOUT_BODY = READING | {"TRACE"}
 GIT_FETCH_TYPE = "application/x-git-upload-pack-request"
 _GIT_FETCH, _GIT_PUSH = "git-upload-pack", "git-receive-pack"
 _HARMLESS_UPGRADES = frozenset(("h2c", ""))  # offered with every plain request by some clients, and taken off
@@ -51,7 +51,7 @@ class Request:
             return "a header field of the request overrides the method"
         if _OVERRIDING_PARAMETER.search(unquote(self.query)):
             return "a parameter in the query overrides the method"
-        if self.method in _WITHOUT_BODY and any(_announces_body(*field) for field in self.fields):
+        if self.method in WITHOUT_BODY and any(_announces_body(*field) for field in self.fields):
             return f"a {self.method} request has no body"
         return None
 

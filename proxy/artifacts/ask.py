@@ -92,11 +92,16 @@ class Head:
         return [value for key, value in self.fields if key == name]
 
 
+def can_be_asked(target: str) -> bool:
+    """Whether the cache takes such a target; a server may take others, too."""
+    return len(target) <= MAX_TARGET and _TARGET.fullmatch(target) is not None
+
+
 def parse_ask(method: str, target: str, fields: Pairs) -> Ask:
     """A worker's request; raises BadAsk."""
     if method != "GET":
         raise BadAsk("the cache takes GET only")
-    if len(target) > MAX_TARGET or not _TARGET.fullmatch(target):
+    if not can_be_asked(target):
         raise BadAsk("the request target is malformed")
     ours = [(name, value) for name, value in fields if name in ("host", UPSTREAM_HEADER, TENANT_HEADER)]
     named = dict(ours)

@@ -11,7 +11,7 @@ from mitmproxy import flow, http
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 
 from proxy.addresses import Refused
-from proxy.artifacts.ask import CACHE_HEADER, REASON_HEADER, TENANT_HEADER, UPSTREAM_HEADER
+from proxy.artifacts.ask import CACHE_HEADER, REASON_HEADER, TENANT_HEADER, UPSTREAM_HEADER, can_be_asked
 from proxy.artifacts.route import forwarded, may_use
 from proxy.destination import Denied
 from proxy.dial import DialError, Dialler
@@ -19,11 +19,11 @@ from proxy.inspect.brokering import Brokering
 from proxy.passage import Asked, Passage
 from proxy.records import printable
 from proxy.request import DENIED_HEADER, Head, body, path_of, refusal, strip_upgrades
+from proxy.restrict import WITHOUT_BODY
 
 # Where a request goes that the artifact cache answers; no host can be called so.
 ARTIFACTS = ("artifacts.invalid", 80)
 _VERSIONS = {True: ("HTTP/2.0",), False: ("HTTP/1.0", "HTTP/1.1")}  # by whether the client speaks HTTP/2
-_BODILESS = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass(slots=True)
@@ -89,7 +89,9 @@ class Hooks:
         """Whether the artifact cache may answer. Not where it couldn't know what this sandbox alone is denied or given."""
         policy, name = self._passage.sandbox.policy, self._passage.name
         own = bool(policy.denied_networks) or any(each.covers(name) for each in policy.credentials)
-        return self._artifacts and not own and may_use(asked.method, asked.fields, name, policy.artifact_hosts)
+        if not self._artifacts or own or not can_be_asked(asked.target):
+            return False
+        return may_use(asked.method, asked.fields, name, policy.artifact_hosts)
 
     def _send_on(self, it: http.HTTPFlow) -> None:
         passage, request = self._passage, self._requests[it.id]
@@ -219,7 +221,7 @@ def _some(data: bytes) -> list[bytes]:
 def _announces_no_body(request: http.Request) -> bool:
     """A body that no field announces (HTTP/2 can send one) was in nobody's decision, and does not go with the request."""
     announced = "content-length" in request.headers or "transfer-encoding" in request.headers
-    return request.method in _BODILESS and not announced
+    return request.method in WITHOUT_BODY and not announced
 
 
 def _fields(message: http.Message) -> tuple[tuple[str, str], ...]:

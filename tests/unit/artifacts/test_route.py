@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.artifacts.ask import BadAsk, parse_ask, parse_head
+from proxy.artifacts.ask import BadAsk, can_be_asked, parse_ask, parse_head
 from proxy.artifacts.route import FORWARDED, USER_AGENT, forwarded, may_use
 
 HOSTS = frozenset({"registry.test"})
@@ -199,3 +199,9 @@ def test_a_head_knows_whether_a_body_can_be_told_to_be_whole(
 ) -> None:
     head = parse_head(200, raw)
     assert (head.length, head.whole) == (length, whole)
+
+
+def test_what_the_cache_would_refuse_is_not_sent_to_it() -> None:
+    assert can_be_asked("/simple/pip/?a=b%20c")
+    for target in ("/caf\xe9", "/#", "*", "/" + "a" * 8_192):
+        assert not can_be_asked(target), target
