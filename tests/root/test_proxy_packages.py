@@ -38,7 +38,7 @@ def fetch(net: Lab, tool: str, directory: Path) -> subprocess.CompletedProcess[s
 
 def names(net: Lab) -> set[str]:
     """What the sandbox was allowed to reach, by the record."""
-    net.filter.ask(op="set", sandbox=net.address(), policy={"phase": "agent", "access": "off"})
+    net.filter.policy(net.address(), "off")
     return {
         record["name"] for record in net.filter.messages if record.get("decision") == "allow" and not record["reason"]
     }
