@@ -219,6 +219,16 @@ HOSTS = f"""
 {PUBLIC}    mixed.test
 {PRIVATE}   mixed.test
 192.0.2.250 own.test
+0.0.0.0     zero.test
+100.64.0.1  cgnat.test
+169.254.1.1 linklocal.test
+168.63.129.16 agent.test
+198.18.0.1  synthetic.test
+224.0.0.251 multicast.test
+::1         loop6.test
+fd00::1     private6.test
+::ffff:127.0.0.1 mapped.test
+64:ff9b::7f00:1  nat64.test
 """
 
 

@@ -53,11 +53,12 @@ class Tenant:
         return dns.rcode.to_text(reply.rcode()), [item.to_text() for answer in reply.answer for item in answer]
 
     def address(self, name: str) -> str:
-        """The synthetic address of a name, or what was given if that is an address."""
+        """The synthetic address of a name, or what was given if that is an address; ConnectionRefusedError if there is none."""
         if name.replace(".", "").isdigit():
             return name
         code, addresses = self.ask(name)
-        assert addresses, f"{name}: {code}"
+        if not addresses:
+            raise ConnectionRefusedError(f"{name}: {code}")
         return addresses[0]
 
     def connect(self, host: str, port: int, way: Way = "direct") -> socket.socket:
@@ -134,8 +135,8 @@ def read_all(
 
 
 def exchange(sock: socket.socket, data: bytes, seconds: float = PATIENCE) -> bytes:
-    """Send all, say that there is no more to come by waiting, and read to the end."""
+    """Send all and read to the end, or to that of a refusal; closes the socket."""
     with sock:
         with contextlib.suppress(OSError):
             sock.sendall(data)
-        return read_all(sock, seconds)
+        return read_all(sock, seconds, lambda said: b"\nHutch: " in said and said.endswith(b"\n"))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.sniff import MAX_HEAD, MAX_HELLO, MAX_RECORDS, MAX_REQUEST_LINE, Hello, Http, NeedMore, Other, sniff
+from tests.support.hellos import extension, hello, records, sni, vector
 
 
 def openssl_hello(name: str | None) -> bytes:
@@ -24,27 +25,6 @@ def openssl_hello(name: str | None) -> bytes:
 
 
 HELLO = openssl_hello("example.com")
-
-
-def vector(size: int, data: bytes) -> bytes:
-    return len(data).to_bytes(size) + data
-
-
-def extension(number: int, data: bytes) -> bytes:
-    return number.to_bytes(2) + vector(2, data)
-
-
-def sni(*names: bytes, kind: bytes = b"\0") -> bytes:
-    return extension(0, vector(2, b"".join(kind + vector(2, name) for name in names)))
-
-
-def hello(*extensions: bytes, rest: bytes = b"") -> bytes:
-    body = b"\3\3" + bytes(32) + vector(1, b"") + vector(2, b"\x13\x01") + vector(1, b"\0")
-    return b"\1" + vector(3, body + vector(2, b"".join(extensions)) + rest)
-
-
-def records(message: bytes, size: int = 16_000) -> bytes:
-    return b"".join(b"\x16\3\1" + vector(2, message[at : at + size]) for at in range(0, len(message), size))
 
 
 def test_the_name_in_a_real_hello() -> None:
@@ -160,3 +140,8 @@ def test_it_always_answers(data: bytes) -> None:
 @given(st.integers(0, len(HELLO) - 1), st.integers(0, 255))
 def test_a_changed_byte_never_breaks_it(at: int, byte: int) -> None:
     assert isinstance(sniff(HELLO[:at] + bytes([byte]) + HELLO[at + 1 :]), Hello | Http | NeedMore | Other)
+
+
+def test_a_java_machine_is_known_by_its_hello() -> None:
+    assert sniff(records(hello(sni(b"a.b"), extension(0x0011, b"x")))) == Hello("a.b", False, java=True)
+    assert sniff(HELLO) == Hello("example.com", False, java=False)
