@@ -78,17 +78,18 @@ class Hooks:
         self._requests[it.id].rule = decision.rule
         passage.requests[it.id] = asked  # before the wait: a policy that changes in it must know of this request
         if self._from_artifacts(asked):
-            self._requests[it.id].from_artifacts = True  # which resolves by itself, if it has to ask
-            return
+            self._requests[it.id].from_artifacts = True
+            if not policy.denied_networks:
+                return  # it resolves by itself, if it has to ask; but knows nobody's rules
         try:
             await self._dialler.resolve(passage.name, passage.sandbox.look_ups, policy.denied_networks)
         except Refused as refused:
             raise Denied(str(refused)) from refused
 
     def _from_artifacts(self, asked: Asked) -> bool:
-        """Whether the artifact cache may answer. Not where it couldn't know what this sandbox alone is denied or given."""
+        """Whether the artifact cache may answer. Not where a credential makes the answer this sandbox's own."""
         policy, name = self._passage.sandbox.policy, self._passage.name
-        own = bool(policy.denied_networks) or any(each.covers(name) for each in policy.credentials)
+        own = any(each.covers(name) for each in policy.credentials)
         if not self._artifacts or own or not can_be_asked(asked.target):
             return False
         return may_use(asked.method, asked.fields, name, policy.artifact_hosts)
