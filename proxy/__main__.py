@@ -14,6 +14,8 @@ from functools import partial
 
 # Before mitmproxy is imported: it takes SSLKEYLOGFILE and the like as wishes, and nothing of the environment is needed.
 os.environ.clear()
+# A look-up that is given up here goes on in its thread, until the system gives up too: not for half a minute.
+os.environ["RES_OPTIONS"] = "timeout:3 attempts:2"
 
 import uvloop
 

@@ -97,7 +97,12 @@ class Master:
     def _fork(self, role: Role) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:  # no memory, or no process left: later, perhaps
+                log.error("starting %s %d failed: %s; trying again", role.kind, role.number, error)
+                self._due.append((time.monotonic() + 1.0, role))
+                return
             if pid == 0:
                 ours.close()
                 self._become(role, theirs)
