@@ -55,6 +55,11 @@ class _Visitor:
     host: str = ""  # what it says that it is for
     start: Start = field(default_factory=NeedMore)
 
+    @property
+    def cacheable(self) -> bool:
+        """A Java that setup unpacks itself has a list of authorities of its own, to which nobody has added ours."""
+        return not (isinstance(self.start, Hello) and self.start.java)
+
 
 class Front:
     def __init__(
@@ -190,7 +195,7 @@ class Front:
         decision = decide_connection(visitor.sandbox.policy, host, port, tls=tls)
         if not decision.allowed:
             raise Denied(decision.reason, decision.rule)
-        how: Way = way(visitor.sandbox.policy, host, port, tls=tls)
+        how: Way = way(visitor.sandbox.policy, host, port, tls=tls, cacheable=visitor.cacheable)
         if isinstance(visitor.start, Hello) and visitor.start.ech:
             # A dummy and a real encrypted hello look the same. Opened by us, which can't decrypt either, a client
             # with a dummy goes on, and one with a real hidden name finds no way to it.
@@ -205,7 +210,9 @@ class Front:
 
     def _passage(self, visitor: _Visitor, to: Destination, host: str, how: Way, rule: str) -> Passage:
         tls = isinstance(visitor.start, Hello)
-        return Passage(visitor.sandbox, host, to.port, tls, how, rule, visitor.data, self._records, to.absolute)
+        return Passage(
+            visitor.sandbox, host, to.port, tls, how, rule, visitor.data, self._records, to.absolute, visitor.cacheable
+        )
 
     async def _carry(self, passage: Passage, client: socket.socket) -> None:
         """Splice or relay: the same bytes, another record."""

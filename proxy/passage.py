@@ -45,6 +45,7 @@ class Passage:
     already: bytes  # what the client has sent up to the decision
     records: Records
     absolute: bool = False  # plain HTTP at the explicit proxy: requests whose target is a whole URL
+    cacheable: bool = True  # see reach.way
     carrier: Carrier | None = None
     requests: dict[object, Asked] = field(default_factory=dict)  # under way in an inspected connection
     addresses: set[Address] = field(default_factory=set)  # that it has been dialled to
@@ -65,7 +66,7 @@ class Passage:
         if not self.decide(policy).allowed or self._leads_astray(policy):
             return False
         if self.how == "splice":
-            return way(policy, self.name, self.port, tls=self.tls) == "splice"
+            return way(policy, self.name, self.port, tls=self.tls, cacheable=self.cacheable) == "splice"
         return all(self.decide_request(asked, policy).allowed for asked in self.requests.values())
 
     def dialled(self, server: socket.socket) -> None:

@@ -60,11 +60,13 @@ def bars_relay(policy: Policy, host: str, port: int) -> Decision | None:
     return denied(policy, host, deny)
 
 
-def way(policy: Policy, host: str, port: int, *, tls: bool) -> Way:
+def way(policy: Policy, host: str, port: int, *, tls: bool, cacheable: bool = True) -> Way:
     """How an allowed connection is carried. Seeing the requests of plain HTTP costs nothing, and gives a better record.
 
     A list of hosts is only worth something if every request is seen, since one server answers for many names and the
     client may change the name after the handshake: limited access is inspected where no rule says otherwise.
+
+    `cacheable` is False for who may not trust our authority and shouldn't fail for the artifact cache's sake alone.
     """
     if not tls or _must_be_seen(policy, host, port):
         return "inspect"
@@ -74,7 +76,8 @@ def way(policy: Policy, host: str, port: int, *, tls: bool) -> Way:
     if modes:
         narrowest, _ = modes[0]
         return "inspect" if (narrowest, "inspect") in modes else "splice"
-    return "splice" if policy.access == "unrestricted" and host not in policy.artifact_hosts else "inspect"
+    opened = cacheable and host in policy.artifact_hosts
+    return "splice" if policy.access == "unrestricted" and not opened else "inspect"
 
 
 def _barred(policy: Policy, host: str, port: int | None, tls: bool | None) -> Decision | None:

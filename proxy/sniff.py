@@ -11,7 +11,7 @@ MAX_HELLO = 65_536  # real ones with post-quantum keys have 2 kB; the limit cove
 MAX_RECORDS = 256  # real ones are in one or two; thousands would be taken apart anew for every piece that arrives
 MAX_REQUEST_LINE, MAX_HEAD = 32_768, 65_536
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
-_SERVER_NAME, _ENCRYPTED_CLIENT_HELLO = 0x0000, 0xFE0D
+_SERVER_NAME, _STATUS_REQUEST_V2, _ENCRYPTED_CLIENT_HELLO = 0x0000, 0x0011, 0xFE0D
 
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z0-9_-]{0,31}) ([!-~\x80-\xff]+) HTTP/1\.[01]\r")
 _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -26,10 +26,12 @@ class NeedMore:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A complete ClientHello. `ech` says that it carries an encrypted one (a real one, or a dummy)."""
+    """A complete ClientHello. `ech` says that it carries an encrypted one (a real one, or a dummy), `java` that it is a
+    Java machine's: nobody else still sends status_request_v2."""
 
     sni: str | None
     ech: bool
+    java: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ def _hello(message: _Reader) -> Start:
     if message:
         raise _Malformed("there are bytes behind the extensions")
     names = extensions.get(_SERVER_NAME)
-    return Hello(_server_name(names) if names is not None else None, _ENCRYPTED_CLIENT_HELLO in extensions)
+    sni = _server_name(names) if names is not None else None
+    return Hello(sni, _ENCRYPTED_CLIENT_HELLO in extensions, _STATUS_REQUEST_V2 in extensions)
 
 
 def _server_name(extension: bytes) -> str:

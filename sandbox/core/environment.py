@@ -12,6 +12,7 @@ from typing import Final
 from rootfs.system_layer import Content, Directory, File
 
 RUN: Final = "/run/hutch"
+JAVA_TRUST: Final = "etc/hutch/java-trust.sh"
 WORKSPACE: Final = "/workspace"
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -79,8 +80,9 @@ def login(command: Sequence[str], has_bash: bool) -> tuple[str, ...]:
 
 
 def login_script(path: str, has_bash: bool) -> tuple[str, ...]:
-    """Run the script at `path` in a login shell; its first failing command ends it."""
-    return (*_shell(has_bash), f"set -e; . {path}")
+    """Run the script at `path` in a login shell; its first failing command ends it. What it installed is made to trust
+    the filter then, unless it has a trap of its own."""
+    return (*_shell(has_bash), f"set -e; trap 'set +e; . /{JAVA_TRUST}' EXIT; . {path}")
 
 
 def login_shell(has_bash: bool) -> tuple[str, ...]:

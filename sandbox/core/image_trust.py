@@ -6,6 +6,8 @@ Must not run anything of the image, nor take away what its author trusted.
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
 from proxy import trust, trust_stores
 from rootfs.errors import ImageError
@@ -13,6 +15,9 @@ from rootfs.image import Image
 from rootfs.read_image import names_in_image, read_from_image, real_path
 from rootfs.store import Store
 from rootfs.system_layer import Content, Link
+from sandbox.core import environment
+
+_JAVA_TRUST: Final = Path(__file__).with_name("java_trust.sh")
 
 
 def files(store: Store, image: Image, host_bundle: bytes, ca_pem: bytes) -> dict[str, Content]:
@@ -30,6 +35,7 @@ def files(store: Store, image: Image, host_bundle: bytes, ca_pem: bytes) -> dict
         **{path: it for path, it in browsers.items() if read_from_image(store, image, path) is None},
         **trust_stores.java_files(_java_stores(store, image), added),
         **accounts,
+        environment.JAVA_TRUST: _JAVA_TRUST.read_bytes(),
     }
 
 

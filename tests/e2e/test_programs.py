@@ -48,6 +48,7 @@ REQUESTS = {
     "node_https": (None, "HTTP/1.1 node"),
     "node_http2": (None, "HTTP/2 node"),
     "java": (None, "HTTP/2 Java-http-client"),
+    "java_unpacked": (f"/opt/unpacked/bin/java {INSIDE}/java.java", "HTTP/2 Java-http-client"),
     "ruby": (None, "HTTP/1.1 Ruby"),
     "php_curl": (None, "HTTP/2 php"),
     "php_streams": (None, "HTTP/1.1 php"),

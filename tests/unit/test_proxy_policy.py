@@ -265,6 +265,17 @@ def test_the_way_of_tls_is_what_the_rules_need(asked: Policy, host: str, port: i
     assert way(asked, host, port, tls=False) == "inspect"
 
 
+def test_who_may_not_trust_us_is_opened_only_where_that_is_needed() -> None:
+    def seen(asked: Policy, host: str) -> bool:
+        return way(asked, host, 443, tls=True, cacheable=False) == "inspect"
+
+    assert way(unrestricted(), "crates.io", 443, tls=True) == "inspect"
+    assert not seen(unrestricted(), "crates.io")
+    assert seen(unrestricted(methods=["GET"]), "crates.io")
+    assert seen(unrestricted("crates.io mode=inspect"), "crates.io")
+    assert seen(limited("crates.io"), "crates.io")
+
+
 def test_presets_are_the_lists_that_they_say() -> None:
     assert set(PRESETS) == {"none", "common-dependencies", "package-managers"}
     assert PRESETS["none"] == ()
