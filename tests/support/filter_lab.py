@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.trust import Link, make_ca, trust_env, trust_files
+from sandbox.host import network as host_network
 from sandbox.host.filter import FilterConfig
 from tests.support.filter_client import Filter
 from tests.support.upstream import Upstream
@@ -47,6 +48,9 @@ table ip hutch {{
 }}
 """
 
+# Those of a real gateway: they limit what one sandbox may send.
+REAL_GATEWAY_RULES = Path(host_network.__file__).with_name("gateway.nft").read_text().format(tcp=TCP_PORT, dns=DNS_PORT)
+
 MAKE_SOCKETS = f"""
 import socket, sys
 tcp = socket.socket(); tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -64,7 +68,8 @@ def sh(*command: str, text: str | None = None) -> None:
 class Network:
     """The namespaces. Sandbox n has the address 10.203.n.2 in a namespace whose name is `sandboxes[n]`."""
 
-    def __init__(self, sandboxes: int) -> None:
+    def __init__(self, sandboxes: int, rules: str) -> None:
+        self.rules = rules
         self.tag = f"{os.getpid() % 100_000}{next(_numbers)}"
         self.gateway = f"hgw{self.tag}"
         self.sandboxes = [f"hsb{self.tag}x{number}" for number in range(sandboxes)]
@@ -75,7 +80,7 @@ class Network:
             for name in (self.gateway, *self.sandboxes):
                 sh("ip", "netns", "add", name)
                 stack.callback(sh, "ip", "netns", "del", name)
-            sh("ip", "netns", "exec", self.gateway, "nft", "-f", "-", text=GATEWAY_RULES)
+            sh("ip", "netns", "exec", self.gateway, "nft", "-f", "-", text=self.rules)
             sh("ip", "-n", self.gateway, "link", "set", "lo", "up")
             for number, name in enumerate(self.sandboxes):
                 self._join(number, name, stack)
@@ -233,11 +238,11 @@ fd00::1     private6.test
 
 
 @contextlib.contextmanager
-def lab(sandboxes: int = 2, servers: type[Upstream] = Upstream) -> Iterator[Lab]:
+def lab(sandboxes: int = 2, servers: type[Upstream] = Upstream, rules: str = GATEWAY_RULES) -> Iterator[Lab]:
     # Not pytest's tmp_path: strangers can't enter that, and the filter is one.
     with tempfile.TemporaryDirectory(prefix="hutch-lab-") as name:
         directory = Path(name)
-        with Network(sandboxes) as network, servers(directory, (PUBLIC, PRIVATE)) as upstream:
+        with Network(sandboxes, rules) as network, servers(directory, (PUBLIC, PRIVATE)) as upstream:
             laboratory = Lab(directory, network, upstream)
             try:
                 yield laboratory
