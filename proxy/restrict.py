@@ -5,7 +5,7 @@ body carries. A restriction that looks at the request line only restricts nobody
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import unquote
@@ -39,15 +39,15 @@ class Request:
 
     @cached_property
     def fields(self) -> list[tuple[str, str]]:
-        """Names in lower case, and with hyphens: gateways to CGI, WSGI and PHP make X_A and X-A the same variable."""
-        return [(name.lower().replace("_", "-"), value) for name, value in self.as_sent]
+        """Names as a server may read them."""
+        return [(_normal(name), value) for name, value in self.as_sent]
 
     @cached_property
     def trick(self) -> str | None:
         """How this request could do what its method doesn't show, or None."""
         if self.method.upper() == "CONNECT" or any(_upgrades(*field) for field in self.fields):
             return "a WebSocket or another upgrade carries what no method restriction sees"
-        if any(_overrides(name) for name, _ in self.fields):
+        if overrides(name for name, _ in self.as_sent):
             return "a header field of the request overrides the method"
         if _OVERRIDING_PARAMETER.search(unquote(self.query)):
             return "a parameter in the query overrides the method"
@@ -79,8 +79,14 @@ def _upgrades(name: str, value: str) -> bool:
     return name == ":protocol" or name.startswith("sec-websocket-")
 
 
-def _overrides(name: str) -> bool:
-    return ("method" in name or "verb" in name) and _OVERRIDING_FIELD.fullmatch(name) is not None
+def overrides(names: Iterable[str]) -> bool:
+    """Whether a server may take another method than the request's out of one of these header fields."""
+    return any(_OVERRIDING_FIELD.fullmatch(name) for name in map(_normal, names) if "method" in name or "verb" in name)
+
+
+def _normal(name: str) -> str:
+    """In lower case, and with hyphens: gateways to CGI, WSGI and PHP make X_A and X-A the same variable."""
+    return name.lower().replace("_", "-")
 
 
 def _announces_body(name: str, value: str) -> bool:

@@ -19,7 +19,7 @@ from proxy.inspect.brokering import Brokering
 from proxy.passage import Asked, Passage
 from proxy.records import printable
 from proxy.request import DENIED_HEADER, Head, body, path_of, refusal, strip_upgrades
-from proxy.restrict import WITHOUT_BODY
+from proxy.restrict import WITHOUT_BODY, overrides
 
 # Where a request goes that the artifact cache answers; no host can be called so.
 ARTIFACTS = ("artifacts.invalid", 80)
@@ -34,6 +34,7 @@ class _Request:
     size: int = 0  # bytes in both directions
     answered: bool = False  # by the filter: it is in the records already
     from_artifacts: bool = False
+    drops_body: bool = False
     brokering: Brokering | None = None
 
 
@@ -72,7 +73,7 @@ class Hooks:
             raise Denied(why)
         if it.error is not None:  # mitmproxy has found it malformed, answers 400, and only wants it to be seen
             raise Denied(it.error.msg)
-        asked = Asked(it.request.method, it.request.path, _fields(it.request))
+        asked = Asked(it.request.method, it.request.path, _fields(it.request.headers))
         if not (decision := passage.decide_request(asked)).allowed:
             raise Denied(decision.reason, decision.rule)
         self._requests[it.id].rule = decision.rule
@@ -105,7 +106,7 @@ class Hooks:
             request.brokering.put_in()
         if request.from_artifacts:
             _redirect(it.request, passage)
-        drop = _announces_no_body(it.request)
+        drop = request.drops_body = _announces_no_body(it.request)
 
         def piece(data: bytes) -> list[bytes]:
             request.size += len(data)
@@ -114,6 +115,12 @@ class Hooks:
             return _some(request.brokering.request_piece(data) if request.brokering else data)
 
         it.request.stream = piece
+
+    def on_request(self, it: http.HTTPFlow) -> None:
+        """All of it has come. Trailers come when the decision has long been made: they go on where they can't change it."""
+        trailers = it.request.trailers
+        if trailers and (self._requests[it.id].drops_body or overrides(name for name, _ in _fields(trailers))):
+            it.request.trailers = None
 
     def _answer(self, it: http.HTTPFlow, status: int, reason: str) -> None:
         self._requests[it.id].answered = True
@@ -201,7 +208,7 @@ def _redirect(request: http.Request, passage: Passage) -> None:
     fields = [("host", host), (UPSTREAM_HEADER, f"{scheme}://{passage.name}:{passage.port}")]
     fields.append((TENANT_HEADER, passage.sandbox.address))
     request.headers = http.Headers(
-        [(name.encode(), value.encode("latin-1")) for name, value in (*fields, *forwarded(_fields(request)))]
+        [(name.encode(), value.encode("latin-1")) for name, value in (*fields, *forwarded(_fields(request.headers)))]
     )
     (request.host, request.port), request.scheme = ARTIFACTS, "http"
     request.headers["host"] = host  # which mitmproxy has changed with the host
@@ -225,8 +232,8 @@ def _announces_no_body(request: http.Request) -> bool:
     return request.method in WITHOUT_BODY and not announced
 
 
-def _fields(message: http.Message) -> tuple[tuple[str, str], ...]:
-    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in message.headers.fields)
+def _fields(headers: http.Headers) -> tuple[tuple[str, str], ...]:
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers.fields)
 
 
 def _head(request: http.Request) -> Head:

@@ -202,7 +202,7 @@ def colliding(net: Lab, name: str, suffix: str) -> str:
 def raw(hostile: Tenant, host: str, port: int, way: Way = "direct", data: bytes = SSH) -> bytes:
     with hostile.connect(host, port, way) as sock:
         sock.sendall(data)
-        return read_all(sock, 1.5, lambda got: SINK in got)
+        return read_all(sock, 1.5, lambda got: SINK in got and data in got)  # it sends back what it has read
 
 
 @pytest.mark.parametrize("access", ACCESSES)

@@ -185,7 +185,8 @@ class StrictUpstream:
                         return
                     response = h11.Response(status_code=status, headers=[*extra, *length])  # type: ignore[arg-type]
                     writer.write(connection.send(response) or b"")
-                    writer.write(connection.send(h11.Data(data=content)) or b"")
+                    if method != "HEAD":
+                        writer.write(connection.send(h11.Data(data=content)) or b"")
                     writer.write(connection.send(h11.EndOfMessage()) or b"")
                     await writer.drain()
                     if connection.states[h11.CLIENT] is h11.MUST_CLOSE or connection.our_state is h11.MUST_CLOSE:
@@ -243,7 +244,7 @@ class StrictUpstream:
         status, extra, content = _answer(target, len(body))
         with contextlib.suppress(h2.exceptions.ProtocolError):  # the stream has been reset
             connection.send_headers(stream, [(b":status", b"%d" % status), *extra])
-            connection.send_data(stream, content, end_stream=True)
+            connection.send_data(stream, b"" if pseudo[b":method"] == "HEAD" else content, end_stream=True)
 
 
 def _answer(target: str, size: int) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
