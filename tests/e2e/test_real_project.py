@@ -52,7 +52,7 @@ AGENT = f"""
 set -e
 pytest -q -p no:cacheprovider
 pip download --quiet --retries 0 --timeout 5 --no-deps -d /tmp/x six && exit 9
-curl --silent --max-time 5 http://198.51.100.1/ && exit 9
+curl --silent --fail --max-time 5 http://198.51.100.1/ && exit 9
 {CHANGES}
 """
 

@@ -67,7 +67,7 @@ ATTEMPTS = [
         "ConnectionResetError|ConnectionRefusedError",
     ),
     Attempt(
-        "the metadata service", "the filter only takes names", "curl -sS -m 10 http://169.254.169.254/ 2>&1", r"curl: \((7|56)\)",
+        "the metadata service", "the filter only takes names", "curl -sS -m 10 http://169.254.169.254/ 2>&1", "^Hutch: denied",
     ),
     Attempt(
         "UDP", "rejected in the gateway",
@@ -78,7 +78,7 @@ ATTEMPTS = [
     Attempt(
         "the neighbour and the gateway", "no route but to the filter",
         "for a in 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5; do curl -sS -m 5 http://$a:22/ 2>&1; done",
-        r"^(curl: \((7|56)\).*\n?){4}$",
+        r"\A((Hutch: denied|curl: \((7|56)\)).*\n?){4}\Z",
     ),
     Attempt(
         "set-id programs", "no new privileges", "setpriv --reuid 65534 --clear-groups su -c id 2>&1 </dev/null",
