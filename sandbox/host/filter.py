@@ -55,14 +55,15 @@ class Filter:
         self._sockets = (tcp, dns)
         self._artifacts = _open_directory(config.artifacts, config.uid) if config.artifacts else None
         fds = (tcp.fileno(), dns.fileno(), *([self._artifacts] if self._artifacts is not None else []))
-        self._master = Master(self._command, fds)
+        self._master = Master(self._command, fds, config.uid)
         self._names_key = secrets.token_hex(16)
         self._policies: dict[str, Record] = {}
         self._listeners: dict[str, Callable[[Record], None]] = {}
         self._peers: dict[Peer, asyncio.Task[None]] = {}
         self._serving: set[Peer] = set()
         self._running = asyncio.Event()
-        self._has_served = False
+        # Done once a worker has served, or it is clear that none will.
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -75,16 +76,25 @@ class Filter:
         return [peer.pid for peer in self._serving if peer.kind == kind]
 
     async def start(self) -> None:
-        """Start the processes and wait until one of them serves."""
-        self._keeper = keeper = asyncio.get_running_loop().create_task(self._keep_running())
-        waiting = asyncio.create_task(self._running.wait())
-        done, _ = await asyncio.wait((keeper, waiting), timeout=_START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-        if waiting not in done:
-            waiting.cancel()
+        """Start the processes and wait until a worker serves. Raises HostError when none will, and leaves nothing."""
+        self._keeper = asyncio.create_task(self._keep_running())
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                await self._started
+        except TimeoutError as error:
             await self.close()
-            if keeper in done:
-                keeper.result()  # raises why
-            raise HostError("cannot start the filter: it did not become ready", "see its messages in the daemon's log")
+            reason = f"it did not become ready within {_START_TIMEOUT:g} s"
+            raise HostError(f"cannot start the filter: {reason}", "see its messages in the daemon's log") from error
+        except BaseException:
+            await self.close()
+            raise
+
+    def _cannot_start(self, reason: HostError) -> bool:
+        """Have start() raise that; False if it doesn't wait: what has served once is started again, whatever happens."""
+        if self._started.done():
+            return False
+        self._started.set_exception(reason)
+        return True
 
     # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,12 +174,16 @@ class Filter:
         pause = 0.1
         while True:
             started = asyncio.get_running_loop().time()
+            fault = HostError("cannot start the filter: it ended at once", "see its messages in the daemon's log")
             try:
                 await self._master.run(self._appeared)
+            except HostError as error:
+                fault = error
+                _log.error("the filter is started again: %s", error)
             except Exception:  # without another filter no task would ever run again
-                if not self._has_served:
-                    raise  # start() tells it
                 _log.exception("the filter ended by a fault; another is started")
+            if self._cannot_start(fault):
+                return
             await self._end_peers()
             # One that dies at once is started ever more slowly, one that lived long at once.
             lived = asyncio.get_running_loop().time() - started
@@ -178,39 +192,47 @@ class Filter:
 
     def _appeared(self, kind: str, pid: int, pidfd: int, stream: socket.socket) -> None:
         """The master has forked a process."""
-        peer = Peer(kind, pid, pidfd, self._heard)
-        self._peers[peer] = asyncio.create_task(self._attend(peer, stream))
+        peer = Peer(kind, pid, pidfd, stream, self._heard)
+        self._peers[peer] = task = asyncio.create_task(peer.listen(self._greet))
+        task.add_done_callback(lambda _: self._gone(peer))  # also of a task that is cancelled before its first step
 
-    async def _attend(self, peer: Peer, stream: socket.socket) -> None:
-        try:
-            await peer.listen(stream, self._greet)
-        finally:
-            del self._peers[peer]
-            self._serving.discard(peer)
-            if not any(each.kind == "worker" for each in self._serving):
-                self._running.clear()
+    def _gone(self, peer: Peer) -> None:
+        peer.close()
+        del self._peers[peer]
+        self._serving.discard(peer)
+        if not any(each.kind == "worker" for each in self._serving):
+            self._running.clear()
 
     async def _greet(self, peer: Peer) -> None:
-        config = self._config
-        own = config.own_addresses
-        await peer.ask(
-            {
-                "op": "hello",
-                "ca_pem": config.ca_pem,
-                "upstream_trust": str(config.upstream_trust or host_bundle()),
-                "private_names": list(config.private_names),
-                "host_addresses": await asyncio.to_thread(host_addresses) if own is None else list(own),
-                "names_key": self._names_key,
-                "artifact_bytes": config.artifact_bytes,
-            }
-        )
+        try:
+            await peer.ask(await self._hello())
+        except PeerEnded:
+            raise
+        except Exception as error:
+            if peer.kind == "worker":  # the next one couldn't use it either; without the cache it goes on
+                self._cannot_start(_why_not(error))
+            raise
         if peer.kind == "worker":
             await self._tell_what_holds(peer)
             await peer.ask({"op": "serve"})
-            self._has_served = True
             self._running.set()
+            if not self._started.done():
+                self._started.set_result(None)
         else:
             self._serving.add(peer)
+
+    async def _hello(self) -> Record:
+        config = self._config
+        own = config.own_addresses
+        return {
+            "op": "hello",
+            "ca_pem": config.ca_pem,
+            "upstream_trust": str(config.upstream_trust or host_bundle()),
+            "private_names": list(config.private_names),
+            "host_addresses": await asyncio.to_thread(host_addresses) if own is None else list(own),
+            "names_key": self._names_key,
+            "artifact_bytes": config.artifact_bytes,
+        }
 
     async def _tell_what_holds(self, peer: Peer) -> None:
         """Every policy, in the form that holds when the last one has been told: from then on it is told like the others."""
@@ -266,6 +288,18 @@ class Filter:
         if self._artifacts is not None:
             os.close(self._artifacts)
             self._artifacts = None
+
+
+def _why_not(error: Exception) -> HostError:
+    """A hello that can't be made, or used, for who starts the daemon."""
+    match error:
+        case Refused():
+            reason, remedy = error.reason, "correct that, and start the daemon again"
+        case HostError():
+            reason, remedy = error.message, error.remedy
+        case _:
+            reason, remedy = str(error), "see the daemon's log"
+    return HostError(f"cannot start the filter: {reason}", remedy)
 
 
 def _open_directory(path: Path, uid: int) -> int:

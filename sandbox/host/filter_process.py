@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from proxy.launch import LaunchError
@@ -32,15 +33,19 @@ class PeerEnded(HostError):
 
 
 class Refused(HostError):
-    """It answered that it won't."""
+    """It answered that it won't, and why: `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the filter refused: {reason}", "hutch net --help explains rules")
+        self.reason = reason
 
 
 class Peer:
-    """One process of the filter. `hear` gets whatever it tells unasked. Owns `pidfd`."""
+    """One process of the filter. `hear` gets whatever it tells unasked. Owns `pidfd` and `stream` until `close`."""
 
-    def __init__(self, kind: str, pid: int, pidfd: int, hear: Callable[[Message], None]) -> None:
+    def __init__(self, kind: str, pid: int, pidfd: int, stream: socket.socket, hear: Callable[[Message], None]) -> None:
         self.kind, self.pid = kind, pid
-        self._pidfd, self._hear = pidfd, hear
+        self._pidfd, self._stream, self._hear = pidfd, stream, hear
         self._acks: dict[int, asyncio.Future[Message]] = {}
         self._sequence = 0
         self._writer: asyncio.StreamWriter | None = None
@@ -50,9 +55,9 @@ class Peer:
         """Whether it can still be asked."""
         return self._writer is not None and not self._writer.is_closing()
 
-    async def listen(self, stream: socket.socket, greet: Callable[[Peer], Awaitable[None]]) -> None:
+    async def listen(self, greet: Callable[[Peer], Awaitable[None]]) -> None:
         """Greet it and hear what it tells, until its end."""
-        reader, self._writer = await asyncio.open_connection(sock=stream, limit=_MAX_LINE)
+        reader, self._writer = await asyncio.open_connection(sock=self._stream, limit=_MAX_LINE)
         greeting = asyncio.create_task(self._greet(greet))
         try:
             while line := await reader.readline():
@@ -61,13 +66,19 @@ class Peer:
             _log.error("the filter's %s %d is ended: what it says can't be read: %s", self.kind, self.pid, error)
         finally:
             greeting.cancel()
-            self.kill()
-            for ack in self._acks.values():
-                if not ack.done():
-                    ack.set_exception(PeerEnded("cannot reach the filter: it has just ended", "try again"))
+
+    def close(self) -> None:
+        """End the process; who waits for an answer of it is told. To be called once, whatever became of `listen`."""
+        self.kill()
+        for ack in self._acks.values():
+            if not ack.done():
+                ack.set_exception(PeerEnded("cannot reach the filter: it has just ended", "try again"))
+        if self._writer is None:
+            self._stream.close()
+        else:
             self._writer.close()
-            os.close(self._pidfd)
-            self._pidfd = -1  # its number may be another process's by the time that somebody stops waiting
+        os.close(self._pidfd)
+        self._pidfd = -1  # its number may be another process's by the time that somebody stops waiting
 
     async def _greet(self, greet: Callable[[Peer], Awaitable[None]]) -> None:
         try:
@@ -100,7 +111,7 @@ class Peer:
         finally:
             self._acks.pop(self._sequence, None)
         if (refusal := answer.get("error")) is not None:
-            raise Refused(f"the filter refused: {refusal}", "hutch net --help explains rules")
+            raise Refused(str(refusal))
         return answer
 
     def kill(self) -> None:
@@ -112,10 +123,10 @@ class Peer:
 
 
 class Master:
-    """The master process and, through it, all others. `on_process` gets each Peer with its stream."""
+    """The master process and, through it, all others, which have the user id `uid` like itself."""
 
-    def __init__(self, command: Callable[[int], list[str]], fds: tuple[int, ...]) -> None:
-        self._command, self._fds = command, fds
+    def __init__(self, command: Callable[[int], list[str]], fds: tuple[int, ...], uid: int) -> None:
+        self._command, self._fds, self._uid = command, fds, uid
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -124,14 +135,17 @@ class Master:
         return self._process.pid if self._process else 0
 
     async def run(self, on_process: Callable[[str, int, int, socket.socket], None]) -> None:
-        """Start it and hear of its processes until it ends. Raises HostError when it can't be started."""
+        """Start it and hear of its processes until it ends: kind, pid, pidfd and stream of each, to be owned.
+
+        Raises HostError when it can't be started, or tells what can't be true.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs:
                 self._start(theirs.fileno())
             ours.setblocking(False)
             try:
-                while packet := await _receive(ours):
+                while packet := await _receive(ours, self._uid):
                     on_process(*packet)
             finally:
                 self.end()
@@ -154,7 +168,7 @@ class Master:
             process.wait(10)
 
 
-async def _receive(control: socket.socket) -> tuple[str, int, int, socket.socket] | None:
+async def _receive(control: socket.socket, uid: int) -> tuple[str, int, int, socket.socket] | None:
     """Kind, pid, pidfd and stream of the next process; None when the master has ended."""
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
@@ -169,11 +183,28 @@ async def _receive(control: socket.socket) -> tuple[str, int, int, socket.socket
     finally:
         loop.remove_reader(control)
     data, fds, _, _ = socket.recv_fds(control, 4096, 2, socket.MSG_CMSG_CLOEXEC)
-    if not data:
+    if not data and not fds:
         return None
-    if len(fds) != 2:
+    try:
+        if len(fds) != 2:
+            raise HostError("it sent no descriptors (is the limit of open files reached?)")
+        _check_owner(fds[1], uid)
+        told = json.loads(data)
+        return str(told["kind"]), int(told["pid"]), fds[1], socket.socket(fileno=fds[0])
+    except (HostError, OSError, ValueError, TypeError, LookupError) as error:
         for fd in fds:
             os.close(fd)
-        raise HostError("cannot run the filter: its master sent no descriptors", "is the limit of open files reached?")
-    told = json.loads(data)
-    return told["kind"], told["pid"], fds[1], socket.socket(fileno=fds[0])
+        raise HostError(f"cannot run the filter: its master can't be understood: {error}") from error
+
+
+def _check_owner(pidfd: int, uid: int) -> None:
+    """Raise HostError unless it is a pidfd of one of the filter's own processes, or of one that has ended.
+
+    What a hostile connection takes over has the master's user id, and so may make it say anything; but what a pidfd is
+    for is killed.
+    """
+    about = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines())
+    pid = int(about.get("Pid", 0))  # -1: it has ended
+    with contextlib.suppress(FileNotFoundError):  # it has just ended
+        if pid == 0 or (pid > 0 and Path(f"/proc/{pid}").stat().st_uid != uid):
+            raise HostError("it sent a descriptor that isn't of a process of the filter")

@@ -6,8 +6,6 @@ Must not decide or fake anything: the processes are the real ones, and what they
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
 import threading
 import time
@@ -30,7 +28,11 @@ class Filter:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._filter = self.call(self._make(config, tcp, dns))
+        try:
+            self._filter = self.call(self._make(config, tcp, dns))
+        except BaseException:
+            self._end_thread()
+            raise
 
     async def _make(self, config: FilterConfig, tcp: socket.socket, dns: socket.socket) -> HostFilter:
         made = HostFilter(config, tcp, dns)
@@ -88,36 +90,23 @@ class Filter:
         return self._filter.pids("worker")
 
     def processes(self) -> list[int]:
-        """All process ids of the filter."""
-        return [self._filter.pid, *self._filter.pids("worker"), *self._filter.pids("artifacts")]
+        """All process ids of the filter, the master's first if there is one."""
+        pids = [self._filter.pid, *self._filter.pids("worker"), *self._filter.pids("artifacts")]
+        return [pid for pid in pids if pid]
 
     def memory(self) -> int:
         """Bytes of memory of all processes together; what they share counts once (PSS)."""
         texts = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.processes())
         return sum(int(line.split()[1]) * 1024 for text in texts for line in text.splitlines() if line[:4] == "Pss:")
 
-    def kill_workers(self) -> None:
-        """Kill all workers at once; the master forks others."""
-        for pid in self.workers():
-            os.kill(pid, signal.SIGKILL)
-
-    def kill(self) -> None:
-        """Kill everything at once; the host's side starts another filter."""
-        for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
-
-    def wait_until_served(self, seconds: float = 30) -> None:
-        """Until workers serve that were not there before a kill."""
-        deadline = time.monotonic() + seconds
-        while not all(Path(f"/proc/{pid}/fd").exists() for pid in self.workers() or [0]):
-            assert time.monotonic() < deadline, "no worker serves"
-            time.sleep(0.02)
-
     def close(self) -> None:
         """End it, if it hasn't ended already."""
         if not self._thread.is_alive():
             return
         self.call(self._filter.close())
+        self._end_thread()
+
+    def _end_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()

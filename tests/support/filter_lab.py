@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,18 +161,19 @@ class Lab:
             path.chmod(0o755)
         self.filter = self.start()
 
-    def start(self) -> Filter:
+    def start(self, **changes: Any) -> Filter:
+        """A filter; `changes` are other values of its configuration."""
         config = FilterConfig(
             self.ca.decode(), UID, ("private.test",), self.hosts, workers=2,
             upstream_trust=self.directory / "upstream.pem", own_addresses=("192.0.2.250",),
             artifacts=self.directory / "artifacts", artifact_bytes=64 << 20,
         )  # fmt: skip
-        return Filter(config, self.tcp, self.dns)
+        return Filter(replace(config, **changes), self.tcp, self.dns)
 
-    def restart(self) -> None:
+    def restart(self, **changes: Any) -> None:
         """Another filter on the same sockets."""
         self.filter.close()
-        self.filter = self.start()
+        self.filter = self.start(**changes)
 
     def close(self) -> None:
         self.filter.close()

@@ -6,13 +6,15 @@ import asyncio
 import os
 import socket
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sandbox.host import filter as egress
 from sandbox.host.errors import HostError
-from sandbox.host.filter_process import Peer, PeerEnded
+from sandbox.host.filter_process import Master, Peer, PeerEnded
 
 
 async def _greeted(_: Peer) -> None:
@@ -24,8 +26,9 @@ def test_one_that_has_ended_is_not_killed_by_its_number() -> None:
         victim = subprocess.Popen(["sleep", "60"])
         pidfd = os.pidfd_open(victim.pid)
         ours, theirs = socket.socketpair()
-        peer = Peer("worker", victim.pid, pidfd, lambda _: None)
-        listening = asyncio.create_task(peer.listen(ours, _greeted))
+        peer = Peer("worker", victim.pid, pidfd, ours, lambda _: None)
+        listening = asyncio.create_task(peer.listen(_greeted))
+        listening.add_done_callback(lambda _: peer.close())
         asking = asyncio.create_task(peer.ask({"op": "set"}))
         await asyncio.sleep(0.05)
         theirs.close()
@@ -46,6 +49,66 @@ def test_one_that_has_ended_is_not_killed_by_its_number() -> None:
             os.close(again)
 
     asyncio.run(test())
+
+
+# In place of a master: says that the process of a number, or no process at all, is a worker of its own.
+LIAR = """
+import json, os, socket, sys
+control, pid = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+ours, theirs = socket.socketpair()
+about = os.pidfd_open(pid) if pid else os.open("/dev/null", os.O_RDONLY)
+told = json.dumps({"event": "process", "kind": "worker", "number": 0, "pid": pid})
+socket.send_fds(control, [told.encode()], [ours.fileno(), about])
+"""
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def _told_by_a_liar(pid: int, uid: int) -> list[int]:
+    """The pids of the processes that are believed in."""
+    believed = []
+
+    def appeared(_kind: str, pid: int, pidfd: int, stream: socket.socket) -> None:
+        believed.append(pid)
+        os.close(pidfd)
+        stream.close()
+
+    master = Master(lambda control: [sys.executable, "-c", LIAR, str(control), str(pid)], (), uid)
+    asyncio.run(asyncio.wait_for(master.run(appeared), 20))
+    return believed
+
+
+def test_only_the_filters_own_processes_are_taken_for_such(stranger: subprocess.Popen[bytes]) -> None:
+    before = os.listdir("/proc/self/fd")
+    assert _told_by_a_liar(stranger.pid, os.getuid()) == [stranger.pid]
+    with pytest.raises(HostError, match="isn't of a process of the filter"):
+        _told_by_a_liar(stranger.pid, os.getuid() + 1)
+    with pytest.raises(HostError, match="isn't of a process of the filter"):
+        _told_by_a_liar(0, os.getuid())
+    assert os.listdir("/proc/self/fd") == before
+    assert stranger.poll() is None
+
+
+def test_nothing_is_left_of_one_that_is_ended_at_once(stranger: subprocess.Popen[bytes]) -> None:
+    async def test() -> None:
+        with socket.socket() as tcp, socket.socket() as dns:
+            filter_ = egress.Filter(egress.FilterConfig("", os.getuid()), tcp, dns)
+            ours, theirs = socket.socketpair()
+            before = os.listdir("/proc/self/fd")
+            filter_._appeared("worker", stranger.pid, os.pidfd_open(stranger.pid), ours.dup())
+            await filter_.close()  # before the task of its own has taken its first step
+            assert os.listdir("/proc/self/fd") == before
+            ours.close()
+            assert theirs.recv(1) == b""
+            theirs.close()
+
+    asyncio.run(test())
+    assert stranger.wait(10) < 0
 
 
 def test_why_a_filter_cant_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
