@@ -87,7 +87,8 @@ class Records:
         return now - seen < SAME_DENIAL_SECONDS
 
     def forget(self, sandbox: str) -> None:
-        """The next sandbox with this address starts anew: nothing of what it does was seen before."""
+        """The next sandbox with this address starts anew: nothing of what it does was seen before, or counts for it."""
+        self._tell_lost(sandbox)
         for key in [key for key in self._denials if key[0] == sandbox]:
             del self._denials[key]
 
@@ -110,6 +111,10 @@ class Records:
         if self._pending[sandbox] > 0:
             return
         del self._pending[sandbox]
+        self._tell_lost(sandbox)
+
+    def _tell_lost(self, sandbox: str) -> None:
         if lost := self._lost.pop(sandbox, 0):
             reason = f"{lost} further records were dropped: the sandbox made them faster than they could be written"
-            self.add(NetworkRecord(sandbox, "", "", 0, "deny", reason=reason))
+            self._pending[sandbox] += 1
+            self._put(sandbox, NetworkRecord(sandbox, "", "", 0, "deny", reason=reason).event())

@@ -8,8 +8,6 @@ No query leaves the host, so a name that is asked for can't carry anything out.
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -25,8 +23,6 @@ log = logging.getLogger(__name__)
 
 DNS_PORT = 53
 TTL = 60  # the answer stays right for as long as the daemon runs, and is free
-QUERIES_PER_SECOND = 500
-BURST = 2_000
 LOCALHOST: dict[int, IPv4Address | IPv6Address] = {
     dnswire.A: IPv4Address("127.0.0.1"),
     dnswire.AAAA: IPv6Address("::1"),
@@ -83,30 +79,11 @@ def _deny(records: Records, sandbox: Sandbox, name: str, rule: str, reason: str)
     )
 
 
-class RateLimit:
-    """A bucket of queries for each source, so that one sandbox's flood doesn't silence the others."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def allows(self, source: str) -> bool:
-        now = self._clock()
-        left, at = self._buckets.get(source, (float(BURST), now))
-        left = min(BURST, left + (now - at) * QUERIES_PER_SECOND)
-        self._buckets[source] = (max(0.0, left - 1), now)
-        return left >= 1
-
-    def forget(self, source: str) -> None:
-        self._buckets.pop(source, None)
-
-
 class ResolverProtocol(asyncio.DatagramProtocol):
     """The thin shell: datagrams in, datagrams out. Serves until its transport is closed."""
 
     def __init__(self, sandboxes: Sandboxes, records: Records, synthetic: Synthetic) -> None:
-        self._sandboxes, self._records, self._rate = sandboxes, records, RateLimit()
-        self._synthetic = synthetic
+        self._sandboxes, self._records, self._synthetic = sandboxes, records, synthetic
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -114,10 +91,7 @@ class ResolverProtocol(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         sandbox = self._sandboxes.get(addr[0])
-        if sandbox is None:
-            self._rate.forget(addr[0])
-            return
-        if not self._rate.allows(addr[0]) or self._transport is None:
+        if sandbox is None or self._transport is None or not sandbox.queries.take():
             return
         try:
             reply = respond(data, sandbox, self._records, self._synthetic)

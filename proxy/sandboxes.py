@@ -4,7 +4,8 @@ State without I/O, with one writer (control.py for policies). An unknown source 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -50,6 +51,25 @@ class Turns:
             self._taken -= 1
 
 
+class Queries:
+    """One sandbox's queries of the resolver: so many at once, and so many a second, so that its flood silences no other."""
+
+    BURST, PER_SECOND = 2_000, 500
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left, self._at = float(self.BURST), clock()
+
+    def take(self) -> bool:
+        """Whether one more is answered."""
+        now = self._clock()
+        self._left, self._at = min(self.BURST, self._left + (now - self._at) * self.PER_SECOND), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 @dataclass(slots=True)
 class Sandbox:
     address: str
@@ -57,6 +77,7 @@ class Sandbox:
     connections: set[Connection] = field(default_factory=set)
     accepted: int = 0  # connections that hold a place, including those that have no name yet
     look_ups: Turns = field(default_factory=Turns)
+    queries: Queries = field(default_factory=Queries)
 
 
 class Sandboxes:

@@ -170,14 +170,14 @@ class Handler(server.LiveConnectionHandler):
         """Called after each read. mitmproxy waits for the sockets' buffers here; its own, inside HTTP/2 streams and
         paused layers, would grow as long as somebody sends: wait for these too, and give up on who never reads."""
         await super().drain_writers()  # type: ignore[no-untyped-call]
-        task, waited = asyncio.current_task(), 0.0
+        task, waited, pause = asyncio.current_task(), 0.0, 0.02
         reading = next((conn for conn, io in self.transports.items() if io.handler is task), None)
         while held(self.layer, reading) > fair_share(self._inspector.open):
             if waited > STUCK_SECONDS:
                 self.abort()
                 return
-            await asyncio.sleep(0.02)
-            waited += 0.02
+            await asyncio.sleep(pause)
+            waited, pause = waited + pause, min(pause * 1.2, 0.5)  # thousands may be stuck
 
     def _discard_body(self, flow: http.HTTPFlow) -> None:
         """Drop what the client still sends of a request that was answered here."""

@@ -49,3 +49,15 @@ def test_one_sandboxs_flood_leaves_anothers_records() -> None:
     assert (other["sandbox"], ack) == ("10.0.0.6", {"ack": 1})
     assert lost["reason"].startswith("7 further records were dropped")
     assert not records._pending
+
+
+def test_what_was_dropped_is_told_before_the_sandbox_is_forgotten() -> None:
+    records = Records(lambda: 0.0)
+    for number in range(MAX_PENDING + 7):
+        records.add(denied(f"n{number}.com"))
+    records.forget(denied().sandbox)
+    records.answer({"ack": 1})
+    *_, lost, ack = asyncio.run(taken(records, MAX_PENDING + 2))
+    assert lost["reason"].startswith("7 further records were dropped")
+    assert ack == {"ack": 1}
+    assert not records._pending

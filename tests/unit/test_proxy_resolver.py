@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from proxy.policy import parse
 from proxy.records import NetworkRecord, Records
-from proxy.resolver import BURST, QUERIES_PER_SECOND, RateLimit, respond
-from proxy.sandboxes import Sandbox
+from proxy.resolver import respond
+from proxy.sandboxes import Queries, Sandbox
 from proxy.synthetic import SYNTHETIC, Hints, Synthetic
 
 SYNTHETIC_NAMES = Synthetic(b"key", Hints())
@@ -219,14 +219,9 @@ def test_a_changed_byte_is_survived(at: int, byte: int) -> None:
     respond(bytes(wire), sandbox("unrestricted"), Told(), SYNTHETIC_NAMES)
 
 
-@pytest.fixture
-def clock() -> list[float]:
-    return [100.0]
-
-
-def test_a_flood_of_queries_is_limited_for_its_source_only(clock: list[float]) -> None:
-    limit = RateLimit(lambda: clock[0])
-    assert sum(limit.allows("10.0.0.2") for _ in range(2 * BURST)) == BURST
-    assert limit.allows("10.0.0.6")
+def test_a_flood_of_queries_is_limited_for_its_sandbox_only() -> None:
+    clock = [100.0]
+    queries = Queries(lambda: clock[0])
+    assert sum(queries.take() for _ in range(2 * Queries.BURST)) == Queries.BURST
     clock[0] += 1
-    assert sum(limit.allows("10.0.0.2") for _ in range(2 * BURST)) == QUERIES_PER_SECOND
+    assert sum(queries.take() for _ in range(2 * Queries.BURST)) == Queries.PER_SECOND
