@@ -122,4 +122,8 @@ def private_place(place: str) -> str | Network:
     try:
         return ip_network(place)
     except ValueError:
+        pass
+    try:
         return canonical(place)
+    except ValueError as error:
+        raise BadMessage(f"{place!r}, which is to be private, is neither a network nor a name: {error}") from error

@@ -87,12 +87,21 @@ class Filter:
 
     def workers(self) -> list[int]:
         """The process ids of the workers that serve now."""
-        return self._filter.pids("worker")
+        return self._pids("worker")
 
     def processes(self) -> list[int]:
         """All process ids of the filter, the master's first if there is one."""
-        pids = [self._filter.pid, *self._filter.pids("worker"), *self._filter.pids("artifacts")]
-        return [pid for pid in pids if pid]
+        return [pid for pid in (self._filter.pid, *self._pids("worker"), *self._pids("artifacts")) if pid]
+
+    def caches(self) -> list[int]:
+        """The process id of the artifact cache, if it serves now."""
+        return self._pids("artifacts")
+
+    def _pids(self, kind: str) -> list[int]:
+        async def look() -> list[int]:  # where nobody changes them meanwhile
+            return self._filter.pids(kind)
+
+        return self.call(look())
 
     def memory(self) -> int:
         """Bytes of memory of all processes together; what they share counts once (PSS)."""
