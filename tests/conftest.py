@@ -42,7 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(folder_of(item)) if folder_of(item) in ORDER else len(ORDER))
     for item in items:
-        if folder_of(item) in AS_ROOT and os.geteuid() != 0:
+        if folder_of(item) not in AS_ROOT:
+            continue
+        item.add_marker(pytest.mark.xdist_group("machine"))  # one by one: each would see the others' as its leaks
+        if os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
 
 

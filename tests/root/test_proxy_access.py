@@ -202,8 +202,10 @@ def test_who_waits_for_the_server_to_speak_is_refused(net: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", [PUBLIC, PRIVATE, "127.0.0.1", "198.18.77.77", "10.203.0.1", "10.203.1.2", "169.254.169.254"]
-)
+    "address",
+    [pytest.param(PUBLIC, id="public"), pytest.param(PRIVATE, id="private"), "127.0.0.1", "198.18.77.77", "10.203.0.1",
+     "10.203.1.2", "169.254.169.254"],
+)  # fmt: skip
 def test_addresses_cannot_be_reached(net: Lab, address: str) -> None:
     net.policy("unrestricted")
     assert reaches(net, "http://up.test/")
@@ -214,7 +216,8 @@ def test_addresses_cannot_be_reached(net: Lab, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "port"), [(PUBLIC, 443), ("10.203.0.1", 443), ("10.203.0.1", 123), ("198.18.0.1", 53_000)]
+    ("address", "port"),
+    [pytest.param(PUBLIC, 443, id="public"), ("10.203.0.1", 443), ("10.203.0.1", 123), ("198.18.0.1", 53_000)],
 )
 def test_no_datagram_but_dns(net: Lab, address: str, port: int) -> None:
     net.policy("unrestricted")

@@ -105,20 +105,23 @@ def _ours(processes: dict[int, Process]) -> list[Process]:
     """Descendants of this process, and orphans that started in its cgroup or are in one of Hutch's."""
     me = processes[os.getpid()]
 
+    ancestors, pid = {me.pid}, me.parent
+    while pid in processes and pid != 1:
+        ancestors.add(pid)
+        pid = processes[pid].parent
+
     def is_ours(process: Process) -> bool:
         in_hutch = process.in_hutch
         for _ in range(1000):
             if process.parent == me.pid:
                 return True
+            if process.parent in ancestors:
+                return False
             if process.parent not in processes or process.parent == 1:
                 return process.cgroup == me.cgroup or (in_hutch and process.in_hutch)
             process = processes[process.parent]
         return False
 
-    ancestors, pid = {me.pid}, me.parent
-    while pid in processes:
-        ancestors.add(pid)
-        pid = processes[pid].parent
     # What started this process, and what else that started, isn't ours.
     return [p for p in processes.values() if p.pid not in ancestors and is_ours(p)]
 

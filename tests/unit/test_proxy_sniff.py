@@ -53,26 +53,26 @@ def test_a_hello_without_extensions() -> None:
     assert sniff(records(message)) == Hello(None, False)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        records(hello(sni(b"a.b"), sni(b"c.d"))),
-        records(hello(sni(b"a.b", b"c.d"))),
-        records(hello(sni(b"a.b", kind=b"\1"))),
-        records(hello(extension(0, b""))),
-        records(hello(extension(0, vector(2, b"\0" + vector(2, b"a.b")) + b"x"))),
-        records(hello(sni(b"\xff.com"))),
-        records(hello(b"\0\0\xff\xff")),
-        records(hello(sni(b"a.b"), rest=b"x")),
-        records(b"\2" + hello(sni(b"a.b"))[1:]),
-        records(b"\1\0\0\3\3\3\0"),
-        records(HELLO[5:], 50)[:55] + b"\x17\3\3\0\1x",
-        b"\x16\2\1\0\1\1",
-        b"\x16\3\1\0\0",
-        b"\x16\3\1\xff\xff\1",
-        records(b"\1\xff\xff\xff" + bytes(MAX_HELLO)),
-    ],
-)
+UNCLEAR = {
+    "two extensions": records(hello(sni(b"a.b"), sni(b"c.d"))),
+    "two names": records(hello(sni(b"a.b", b"c.d"))),
+    "a name of another kind": records(hello(sni(b"a.b", kind=b"\1"))),
+    "an empty extension": records(hello(extension(0, b""))),
+    "a byte behind the names": records(hello(extension(0, vector(2, b"\0" + vector(2, b"a.b")) + b"x"))),
+    "a name that is not ASCII": records(hello(sni(b"\xff.com"))),
+    "an extension that is cut off": records(hello(b"\0\0\xff\xff")),
+    "bytes behind the extensions": records(hello(sni(b"a.b"), rest=b"x")),
+    "another message": records(b"\2" + hello(sni(b"a.b"))[1:]),
+    "a message that is cut off": records(b"\1\0\0\3\3\3\0"),
+    "a record of data in the middle": records(HELLO[5:], 50)[:55] + b"\x17\3\3\0\1x",
+    "another major version": b"\x16\2\1\0\1\1",
+    "an empty record": b"\x16\3\1\0\0",
+    "a record that is too long": b"\x16\3\1\xff\xff\1",
+    "a message that is too long": records(b"\1\xff\xff\xff" + bytes(MAX_HELLO)),
+}
+
+
+@pytest.mark.parametrize("data", UNCLEAR.values(), ids=UNCLEAR.keys())
 def test_hellos_that_servers_could_read_differently(data: bytes) -> None:
     assert isinstance(sniff(data), Other)
 
