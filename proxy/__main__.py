@@ -21,6 +21,7 @@ import uvloop
 
 from proxy import worker
 from proxy.artifacts import serve as artifacts
+from proxy.artifacts.pulse import Pulse
 from proxy.dial import hosts_file
 from proxy.master import Master, Role
 from proxy.synthetic import Hints
@@ -43,19 +44,22 @@ def main() -> int:
     to_artifacts, from_workers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     to_artifacts.setblocking(False)  # a cache that takes no connections must not stop those who hand them on
     directory: int | None = arguments.artifacts
-    shared = worker.Shared(*listening, Hints(), hosts, None if directory is None else to_artifacts)
+    pulse = Pulse()
+    shared = worker.Shared(*listening, Hints(), hosts, None if directory is None else to_artifacts, pulse)
     # What a sandbox's bytes may take over has no way to the cache's files, nor the cache one to the gateway.
     caches = (from_workers.fileno(), *([] if directory is None else [directory]))
     roles = [Role("worker", number, partial(worker.run, shared=shared), caches) for number in range(arguments.workers)]
     if directory is not None:
-        run = partial(_run_artifacts, from_workers, directory, hosts)
+        run = partial(_run_artifacts, from_workers, directory, hosts, pulse)
         roles.append(Role("artifacts", 0, run, (to_artifacts.fileno(), *(each.fileno() for each in listening))))
     Master(socket.socket(fileno=arguments.control), roles).run()
     return 0
 
 
-def _run_artifacts(handoff: socket.socket, directory: int, hosts: dict[str, list[str]], control: socket.socket) -> None:
-    uvloop.run(artifacts.run(control, handoff, directory, hosts))
+def _run_artifacts(
+    handoff: socket.socket, directory: int, hosts: dict[str, list[str]], pulse: Pulse, control: socket.socket
+) -> None:
+    uvloop.run(artifacts.run(control, handoff, directory, hosts, pulse))
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """A worker: one of the filter's equal processes, each with an event loop that resolves, accepts, decides and carries.
 
 Forked by the master with everything imported. It knows what the daemon tells it, and shares nothing with the others
-but the listening sockets and the hints of synthetic.py: any of them may die at any time.
+but the listening sockets, the hints of synthetic.py and the cache's pulse: any of them may die at any time.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import uvloop
 
 from proxy import lines
+from proxy.artifacts.pulse import Pulse
 from proxy.control import Control, HelloMessage
 from proxy.dial import Dialler
 from proxy.front import Front
@@ -36,6 +37,7 @@ class Shared:
     hints: Hints
     hosts: dict[str, list[str]]
     artifacts: socket.socket | None  # takes connections to the artifact cache, one descriptor a datagram
+    pulse: Pulse  # the artifact cache's
 
 
 def run(control: socket.socket, shared: Shared) -> None:
@@ -54,7 +56,7 @@ async def _serve(control: socket.socket, shared: Shared) -> None:
     def configure(hello: HelloMessage) -> Callable[[], None]:
         synthetic = Synthetic(hello.names_key, shared.hints)
         dialler = Dialler(shared.hosts, hello.private, hello.host_addresses)
-        inspector = Inspector(hello.ca_pem, hello.upstream_trust, dialler, shared.artifacts)
+        inspector = Inspector(hello.ca_pem, hello.upstream_trust, dialler, shared.artifacts, shared.pulse)
         front = Front(sandboxes, records, dialler, synthetic, inspector.carry)
         resolver = ResolverProtocol(sandboxes, records, synthetic)
 

@@ -3,7 +3,8 @@
     handoff ══ one descriptor a datagram ══▶ Client ─ ask ─ answer ─ ask ─ …     a fault ends one connection, no other
     control ══ hello, artifacts-list, artifacts-clear ══▶                        the rest is acknowledged and ignored
 
-Nothing is taken from a worker before hello: until then their connections wait in the socket.
+Nothing is taken from a worker before hello: until then their connections wait in the socket, and the pulse tells workers
+to hand on no more.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from proxy.artifacts.answer import answer, refuse
 from proxy.artifacts.ask import BadAsk
 from proxy.artifacts.client import Client, Gone
 from proxy.artifacts.fetch import Fetcher
+from proxy.artifacts.pulse import BEAT_SECONDS, Pulse
 from proxy.artifacts.spool import BrokenOff
 from proxy.artifacts.store import Store
 from proxy.artifacts.upstream import Upstream
@@ -35,16 +37,20 @@ MAX_CLIENTS = 8_192
 AT_ONCE = 64  # connections taken before others get their turn
 
 
-async def run(control: socket.socket, handoff: socket.socket, directory: int, hosts: Mapping[str, list[str]]) -> None:
+async def run(
+    control: socket.socket, handoff: socket.socket, directory: int, hosts: Mapping[str, list[str]], pulse: Pulse
+) -> None:
     """Serve until the daemon closes `control`, or SIGTERM. Closes neither of the sockets nor the directory.
 
     `handoff`: our end of a SOCK_SEQPACKET pair. `hosts`: names resolved by a file, as for the workers.
+    `pulse`: beats as long as connections are taken.
     """
+    pulse.stop()  # the former one's, which was killed
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_and_go_on)
     control.setblocking(False)
     handoff.setblocking(False)
-    cache = Cache(handoff, directory, hosts)
+    cache = Cache(handoff, directory, hosts, pulse)
     task = loop.create_task(lines.serve(control, cache.apply, lines.Answers()))
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     await asyncio.wait([task])
@@ -57,8 +63,9 @@ async def run(control: socket.socket, handoff: socket.socket, directory: int, ho
 class Cache:
     """Applies what the daemon says, and attends to the workers' connections."""
 
-    def __init__(self, handoff: socket.socket, directory: int, hosts: Mapping[str, list[str]]) -> None:
-        self._handoff, self._directory, self._hosts = handoff, directory, hosts
+    def __init__(self, handoff: socket.socket, directory: int, hosts: Mapping[str, list[str]], pulse: Pulse) -> None:
+        self._handoff, self._directory, self._hosts, self._pulse = handoff, directory, hosts, pulse
+        self._next_beat: asyncio.TimerHandle | None = None
         self._fetcher: Fetcher | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -87,6 +94,11 @@ class Cache:
             raise BadMessage(f"the directory of the artifact cache can't be read: {error}") from error
         self._fetcher = Fetcher(store, Upstream(Dialler(self._hosts, private, own), trust))
         asyncio.get_running_loop().add_reader(self._handoff, self._take, self._fetcher)
+        self._beat()
+
+    def _beat(self) -> None:
+        self._pulse.beat()
+        self._next_beat = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _greeted(self) -> Fetcher:
         if self._fetcher is None:
@@ -94,6 +106,9 @@ class Cache:
         return self._fetcher
 
     def close(self) -> None:
+        if self._next_beat is not None:
+            self._next_beat.cancel()
+        self._pulse.stop()
         asyncio.get_running_loop().remove_reader(self._handoff)
         for task in self._clients:
             task.cancel()

@@ -37,7 +37,7 @@ class Handler(server.LiveConnectionHandler):
     def __init__(self, inspector: "Inspector", passage: Passage, reader: StreamReader, writer: StreamWriter) -> None:
         super().__init__(reader, writer, inspector.options, inspector.mode)
         self._inspector, self._passage = inspector, passage
-        self._hooks = Hooks(passage, inspector.dialler, inspector.artifacts is not None, self._discard_body)
+        self._hooks = Hooks(passage, inspector.dialler, inspector.has_artifacts, self._discard_body)
         context = self.layer.context
         context.server.address = (passage.name, passage.port)
         context.server.tls = passage.tls

@@ -39,13 +39,18 @@ class _Request:
 
 
 class Hooks:
-    """Of one passage. `artifacts`: whether there is a cache of them. `discard_body(flow)` makes mitmproxy drop what a
-    refused request still sends."""
+    """Of one passage. `has_artifacts()`: whether a cache of them answers. `discard_body(flow)` makes mitmproxy drop what
+    a refused request still sends."""
 
     def __init__(
-        self, passage: Passage, dialler: Dialler, artifacts: bool, discard_body: Callable[[http.HTTPFlow], None]
+        self,
+        passage: Passage,
+        dialler: Dialler,
+        has_artifacts: Callable[[], bool],
+        discard_body: Callable[[http.HTTPFlow], None],
     ) -> None:
-        self._passage, self._dialler, self._artifacts, self._discard_body = passage, dialler, artifacts, discard_body
+        self._passage, self._dialler = passage, dialler
+        self._has_artifacts, self._discard_body = has_artifacts, discard_body
         self._requests: dict[str, _Request] = {}  # by the flow's id
         self.seen = False  # whether there was a request, or another reason to record
 
@@ -91,9 +96,9 @@ class Hooks:
         """Whether the artifact cache may answer. Not where a credential makes the answer this sandbox's own."""
         policy, name = self._passage.sandbox.policy, self._passage.name
         own = any(each.covers(name) for each in policy.credentials)
-        if not self._artifacts or own or not can_be_asked(asked.target):
+        if own or not can_be_asked(asked.target):
             return False
-        return may_use(asked.method, asked.fields, name, policy.artifact_hosts)
+        return may_use(asked.method, asked.fields, name, policy.artifact_hosts) and self._has_artifacts()
 
     def _send_on(self, it: http.HTTPFlow) -> None:
         passage, request = self._passage, self._requests[it.id]

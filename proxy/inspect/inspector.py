@@ -15,6 +15,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.proxy import mode_specs
 
+from proxy.artifacts.pulse import Pulse
 from proxy.dial import Dialler
 from proxy.inspect.handler import READ_BUFFER, Handler
 from proxy.passage import Passage
@@ -28,10 +29,12 @@ class BadAuthority(ValueError):
 
 
 class Inspector:
-    """`artifacts`: takes connections to the artifact cache; None where there is none."""
+    """`artifacts`: takes connections to the artifact cache, whose pulse it is; None where there is none."""
 
-    def __init__(self, ca_pem: str, upstream_trust: str, dialler: Dialler, artifacts: socket.socket | None) -> None:
-        self.dialler, self.artifacts, self.open = dialler, artifacts, 0
+    def __init__(
+        self, ca_pem: str, upstream_trust: str, dialler: Dialler, artifacts: socket.socket | None, pulse: Pulse
+    ) -> None:
+        self.dialler, self.artifacts, self._pulse, self.open = dialler, artifacts, pulse, 0
         self.options = options.Options()
         self.tls = TlsConfig()
         for addon in (self.tls, Proxyserver()):  # type: ignore[no-untyped-call]
@@ -47,6 +50,10 @@ class Inspector:
         ctx.options = self.options
         self.tls.certstore = _cert_store(ca_pem)
         self.mode = mode_specs.ProxyMode.parse("transparent")
+
+    def has_artifacts(self) -> bool:
+        """Whether the artifact cache answers now."""
+        return self.artifacts is not None and self._pulse.alive
 
     async def carry(self, passage: Passage, client: socket.socket) -> None:
         """Serve the passage to its end. Takes over the socket."""

@@ -25,7 +25,7 @@ root, control, handoff, directory, hosts, loop, limits, largest_file = sys.argv[
 sys.path.insert(0, root)
 os.environ.clear()
 import uvloop
-from proxy.artifacts import client, serve, upstream, wire
+from proxy.artifacts import client, pulse, serve, upstream, wire
 for name, value in json.loads(limits).items():
     module, _, name = name.partition(".")
     getattr(globals()[module], name)
@@ -34,7 +34,7 @@ if int(largest_file):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest_file), int(largest_file)))
 run = {"uvloop": uvloop.run, "asyncio": asyncio.run}[loop]
 control, handoff = (socket.socket(fileno=int(fd)) for fd in (control, handoff))
-run(serve.run(control, handoff, int(directory), json.loads(hosts)))
+run(serve.run(control, handoff, int(directory), json.loads(hosts), pulse.Pulse()))
 """
 
 

@@ -40,7 +40,7 @@ def go_on(allowed, to, *what):
         except OSError as error:
             outcome = repr(error)
         asks.append((allowed, began, time.monotonic(), outcome))
-        over.wait(0.005)
+        over.wait(0.02)
 
 ways = 2 * [(True, address, "up.test", "/", tls) for tls in (False, True)]
 ways += [(False, to, host, "/denied", tls) for tls in (False, True)
@@ -97,7 +97,10 @@ def kill(*pids: int) -> float:
 
 def wait_for_others(net: Lab, former: list[int], count: int = 2, seconds: float = 20) -> float:
     """Wait until workers serve that are none of the former ones; the time when they did."""
-    wait_for(lambda: len(set(net.filter.workers()) - set(former)) >= count, f"{count} other workers", seconds)
+    deadline = time.monotonic() + seconds
+    while len(set(net.filter.workers()) - set(former)) < count:
+        assert time.monotonic() < deadline, f"no {count} other workers serve"
+        time.sleep(0.005)
     return time.monotonic()
 
 
