@@ -22,7 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-import network_memory  # noqa: E402  # beside this file, which is not a package
+import network_far  # noqa: E402  # beside this file, which is not a package
+import network_memory  # noqa: E402
 import network_pip  # noqa: E402
 from network_upstream import LARGE, LARGE_BYTES, Nginx  # noqa: E402
 from network_ways import Way, direct, hutch, mitmdump, own_network  # noqa: E402
@@ -38,6 +39,7 @@ CONNECTING = "a new TLS connection each, one client: p50, ms"
 DOWNLOAD = "1 GiB downloaded: MB/s"
 MEMORY = f"{network_memory.CONNECTIONS:,} connections open: memory, MB"
 PIP = "cold pip install of 40 packages: seconds"
+PIP_FAR = f"{PIP}, the index {network_far.DISTANCE} away"
 FIRST, SECOND = "first", "second"
 DIRECT, MITMDUMP, INSPECT, SPLICE = "direct", "mitmdump", "hutch inspect", "hutch splice"
 
@@ -75,7 +77,8 @@ TARGETS = (
     Target("a spliced connection's added ms", 1, lambda r: r[SPLICE][CONNECTING] - r[DIRECT][CONNECTING], most=True),
     Target("spliced download, × direct", 0.5, lambda r: r[SPLICE][DOWNLOAD] / r[DIRECT][DOWNLOAD]),
     Target("memory, MB", 300, lambda r: r[INSPECT][MEMORY], most=True),
-    Target("second pip install, × faster", 2, lambda r: r[FIRST][PIP] / r[SECOND][PIP]),
+    # What is next door is fetched in no time, and the rest of an install is pip's own work.
+    Target("second pip install, × faster", 2, lambda r: r[FIRST][PIP_FAR] / r[SECOND][PIP_FAR]),
 )
 
 
@@ -98,10 +101,12 @@ def main() -> int:
             results[MITMDUMP][MEMORY] = network_memory.of_mitmdump(proxied, pid) / 1e6
     notes = [f"{way.name + ':':15}{way.note}" for way in ways]
     if options.pip:
-        say("two cold pip installs")
-        times, reason = network_pip.measure()
-        results |= {name: {PIP: seconds} for name, seconds in zip((FIRST, SECOND), times, strict=False)}
-        notes += [f"NOT MEASURED   {reason}"] if reason else []
+        say("cold pip installs")
+        try:
+            near, far = network_pip.measure()
+            results |= {name: {PIP: near[n], PIP_FAR: far[n]} for n, name in enumerate((FIRST, SECOND))}
+        except network_pip.NoIndex as error:
+            notes.append(f"NOT MEASURED   {error}")
     report(results, notes)
     missed = [why for target in TARGETS if (why := target.missed(results))]
     if options.json:
@@ -183,9 +188,9 @@ def report(results: Results, notes: list[str]) -> None:
     widths = [max(len(line[i]) for line in table) for i in range(len(names) + 1)]
     for line in table:
         print("  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]))
-    if SECOND in results:
-        first, second = results[FIRST][PIP], results[SECOND][PIP]
-        print(f"\n{PIP}: first {first:.1f}, second {second:.1f}: {first / second:.2f} × faster")
+    for row in results.get(FIRST, ()):
+        first, second = results[FIRST][row], results[SECOND][row]
+        print(f"\n{row}: first {first:.1f}, second {second:.1f}: {first / second:.2f} × faster")
     print("\n" + "\n".join(notes))
 
 
