@@ -1,4 +1,4 @@
-"""Where requests and bodies begin and end, in the three places where mitmproxy would leave that to the other side's guess.
+"""Where requests and bodies begin and end, in the places where mitmproxy would leave that to the other side's guess.
 
 Must be imported before mitmproxy handles a connection. It decides nothing about what is sent.
 """
@@ -6,10 +6,19 @@ Must be imported before mitmproxy handles a connection. It decides nothing about
 import re
 from typing import Any
 
+from h11 import EndOfMessage
+from h11._readers import ChunkedReader
 from mitmproxy.proxy.layers import http
-from mitmproxy.proxy.layers.http import HttpStream
-from mitmproxy.proxy.layers.http._events import RequestData, RequestHeaders, ResponseData, ResponseProtocolError
-from mitmproxy.proxy.layers.http._http1 import Http1Client
+from mitmproxy.proxy.layers.http import HttpStream, _http1
+from mitmproxy.proxy.layers.http._events import (
+    RequestData,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseData,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 
 # What a server has sent, as mitmproxy, h11 and h2 quote it in their messages.
 _QUOTED = re.compile(r"""[:(\s]+b?['"].*""", re.DOTALL)
@@ -39,6 +48,8 @@ class _Http1Client(Http1Client):
     """
 
     def send(self, event: Any) -> Any:
+        if isinstance(event, RequestTrailers):
+            return
         if isinstance(event, RequestHeaders) and event.request.is_http2:
             fields = event.request.headers
             if "host" not in fields:
@@ -48,6 +59,24 @@ class _Http1Client(Http1Client):
         yield from super().send(event)
 
 
+class _Http1Server(Http1Server):
+    """HTTP/1 to the client. Here, too, an exchange would crash at trailers; whoever passes a message on may drop them."""
+
+    def send(self, event: Any) -> Any:
+        if not isinstance(event, ResponseTrailers):
+            yield from super().send(event)
+
+
+class _ChunkedReader(ChunkedReader):
+    """Of either side's bodies in HTTP/1, without their trailers: mitmproxy would crash at them."""
+
+    def __call__(self, buf: Any) -> Any:
+        event = super().__call__(buf)
+        return EndOfMessage() if isinstance(event, EndOfMessage) else event
+
+
 # Where mitmproxy's layers look them up.
 http.HttpStream = _Stream  # type: ignore[misc]
 http.Http1Client = _Http1Client  # type: ignore[attr-defined]
+http.Http1Server = _Http1Server  # type: ignore[attr-defined]
+_http1.ChunkedReader = _ChunkedReader  # type: ignore[attr-defined]
