@@ -16,7 +16,7 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -42,11 +42,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(folder_of(item)) if folder_of(item) in ORDER else len(ORDER))
     for item in items:
-        if folder_of(item) not in AS_ROOT:
-            continue
-        item.add_marker(pytest.mark.xdist_group("machine"))  # one by one: each would see the others' as its leaks
-        if os.geteuid() != 0:
+        if folder_of(item) in AS_ROOT and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes: one of them runs all tests that need root, since each would see the others' as its leaks."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "machine" if Path(path).parent.name in AS_ROOT else path
+
+    return Scheduler(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
