@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.filter_lab import Lab, lab
 from tests.support.strict_upstream import SINK, StrictUpstream
-from tests.support.tenant import PROXY, Tenant, read_all, tenant
+from tests.support.tenant import PROXY, Tenant, exchange, read_all, tenant
 
 # What the templates stand for: {at} the target on this way, with {p} as its path; {smuggled} a request of its own.
 SMUGGLED = "GET {p}/smuggled HTTP/1.1\r\nHost: other.test\r\n\r\n"
@@ -118,7 +118,7 @@ FRAMES = {
         f"chunk {text!r}": post(CHUNKED, text + "{smuggled}")
         for text in ("+0\r\n\r\n", "0x0\r\n\r\n", "-1\r\n", " 0\r\n\r\n", "\r\n0\r\n\r\n", "g\r\n",
                      "ffffffffffffffffff\r\n", "3\nabc\n0\n\n",
-                     "3\r\nabcdef\r\n0\r\n\r\n", "3;a\nb\r\nabc\r\n0\r\n\r\n", "0\r\nHost: other.test\r\n\r\n", "0\r\n X\r\n\r\n")
+                     "3\r\nabcdef\r\n0\r\n\r\n", "3;a\nb\r\nabc\r\n0\r\n\r\n", "0\r\n X\r\n\r\n")
     },
 }  # fmt: skip
 OPAQUE = {
@@ -225,3 +225,16 @@ def test_http1(net: Lab, hostile: Tenant, route: Route) -> None:
     # Where a server has agreed to WebSocket, noise becomes a frame that ends it.
     assert [sunk for sunk in upstream.sunk if (sunk[0], sunk[2][:1]) != ("upgraded", b"\x88")] == []
     assert len([seen for seen in upstream.seen if seen.target.startswith("/good")]) > 20, "the good ones arrive"
+
+
+def test_trailers_are_taken_off(net: Lab, hostile: Tenant) -> None:
+    upstream = net.upstream
+    assert isinstance(upstream, StrictUpstream)
+    net.policy("limited", "up.test")
+    request = post(CHUNKED, "3\r\nabc\r\n0\r\nHost: other.test\r\nX-Method-Override: DELETE\r\n\r\n").format(
+        at="/trailers"
+    )
+    assert b"reached with 3" in exchange(hostile.connect("up.test", 80), request.encode(), 2.0)
+    assert [(seen.host, [name for name, _ in seen.fields]) for seen in upstream.seen] == [
+        ("up.test", [b"host", b"transfer-encoding"])
+    ]

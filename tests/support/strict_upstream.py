@@ -174,7 +174,7 @@ class StrictUpstream:
                 case h11.Data():
                     body += event.data
                 case h11.EndOfMessage() if head is not None:
-                    fields = tuple((name, value) for name, value in head.headers)
+                    fields = tuple(head.headers) + tuple((b"trailer " + name, value) for name, value in event.headers)
                     host = b"|".join(value for name, value in fields if name == b"host").decode("latin-1")
                     method, target = head.method.decode(), head.target.decode("latin-1")
                     self.seen.append(Seen(sni, "1.1", method, target, host, fields, body))
