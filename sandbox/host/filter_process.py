@@ -97,11 +97,11 @@ class Peer:
         """Its answer. Raises Refused, or PeerEnded where it has died, or is killed now because it does not answer."""
         if self._writer is None or self._writer.is_closing():
             raise PeerEnded("cannot reach the filter: it has just ended", "try again")
-        self._sequence += 1
-        ack = self._acks[self._sequence] = asyncio.get_running_loop().create_future()
+        sequence = self._sequence = self._sequence + 1  # others may be asked before this one is answered
+        ack = self._acks[sequence] = asyncio.get_running_loop().create_future()
         try:
             with contextlib.suppress(RuntimeError):  # uvloop's, for a stream that has just been lost: no answer comes
-                self._writer.write(json.dumps({**message, "seq": self._sequence}).encode() + b"\n")
+                self._writer.write(json.dumps({**message, "seq": sequence}).encode() + b"\n")
             async with asyncio.timeout(_ANSWER_SECONDS):
                 answer: Message = await ack
         except TimeoutError as error:
@@ -109,7 +109,7 @@ class Peer:
             self.kill()
             raise PeerEnded(f"cannot reach the filter: it did not answer for {_ANSWER_SECONDS:g} s") from error
         finally:
-            self._acks.pop(self._sequence, None)
+            self._acks.pop(sequence, None)
         if (refusal := answer.get("error")) is not None:
             raise Refused(str(refusal))
         return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -15,6 +16,13 @@ import pytest
 from sandbox.host import filter as egress
 from sandbox.host.errors import HostError
 from sandbox.host.filter_process import Master, Peer, PeerEnded
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
 
 
 async def _greeted(_: Peer) -> None:
@@ -51,6 +59,28 @@ def test_one_that_has_ended_is_not_killed_by_its_number() -> None:
     asyncio.run(test())
 
 
+def test_questions_that_overlap_get_their_own_answers(stranger: subprocess.Popen[bytes]) -> None:
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        peer = Peer("worker", stranger.pid, os.pidfd_open(stranger.pid), ours, lambda _: None)
+        listening = asyncio.create_task(peer.listen(_greeted))
+        await asyncio.sleep(0.05)
+        asking = [asyncio.create_task(peer.ask({"op": op})) for op in ("first", "second", "third")]
+        await asyncio.sleep(0.05)
+        theirs.setblocking(False)
+        asked = [json.loads(line) for line in theirs.recv(4096).splitlines()]
+        for question in asked:  # one after the other: each is over before the next one is answered
+            theirs.send(json.dumps({"ack": question["seq"], "result": question["op"]}).encode() + b"\n")
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert [answer["result"] for answer in await asyncio.gather(*asking)] == ["first", "second", "third"]
+        theirs.close()
+        await listening
+        peer.close()
+
+    asyncio.run(test())
+
+
 # In place of a master: says that the process of a number, or no process at all, is a worker of its own.
 LIAR = """
 import json, os, socket, sys
@@ -60,13 +90,6 @@ about = os.pidfd_open(pid) if pid else os.open("/dev/null", os.O_RDONLY)
 told = json.dumps({"event": "process", "kind": "worker", "number": 0, "pid": pid})
 socket.send_fds(control, [told.encode()], [ours.fileno(), about])
 """
-
-
-@pytest.fixture
-def stranger() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "60"]) as process:
-        yield process
-        process.kill()
 
 
 def _told_by_a_liar(pid: int, uid: int) -> list[int]:
