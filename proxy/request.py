@@ -14,6 +14,7 @@ from proxy.records import printable
 DENIED_HEADER = "x-hutch-denied"
 
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _TARGET = re.compile(r"/[!-~\x80-\U0010ffff]*")
 
 
@@ -41,8 +42,8 @@ def refusal(head: Head, name: str, port: int, *, absolute: bool = False) -> str 
     # A target with spaces or line ends becomes a second request when HTTP/2 is translated to HTTP/1.
     if not _TARGET.fullmatch(head.target) and not (head.target == "*" and head.method == "OPTIONS"):
         return "the request target is malformed"
-    if any(set(text) & {0, 10, 13} for text in head.texts):
-        return "a header field contains a line end or a null byte"
+    if any(map(_CONTROL.search, head.texts)):
+        return "a header field contains a line end, a null byte or another control character"
     if len(head.hosts) > 1:
         return "there is more than one Host field"
     named = [*head.hosts, *filter(None, [head.authority])]

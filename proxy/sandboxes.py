@@ -8,9 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from proxy.policy import Policy
+from proxy.turns import Turn
 
 MAX_CONNECTIONS = 512
 
@@ -78,6 +80,7 @@ class Sandbox:
     accepted: int = 0  # connections that hold a place, including those that have no name yet
     look_ups: Turns = field(default_factory=Turns)
     queries: Queries = field(default_factory=Queries)
+    turn: Turn = field(default_factory=Turn)
 
 
 class Sandboxes:
@@ -94,11 +97,15 @@ class Sandboxes:
         """From here on the policy is in force: for what is new, and for what is open."""
         sandbox = self._by_address.get(address)
         if sandbox is None:
-            self._by_address[address] = Sandbox(address, policy)
+            sandbox = self._by_address[address] = Sandbox(address, policy)
+            sandbox.turn.alone = partial(self._alone, sandbox)
             return
         sandbox.policy = policy
         for connection in [open_ for open_ in sandbox.connections if not open_.permitted(policy)]:
             connection.abort()
+
+    def _alone(self, sandbox: Sandbox) -> bool:
+        return not any(other.accepted for other in self if other is not sandbox)
 
     def drop(self, address: str) -> list[Connection]:
         """Forget the sandbox; returns what was open. The next one with this address starts from nothing."""

@@ -24,6 +24,7 @@ from proxy.records import Records
 from proxy.resolver import ResolverProtocol
 from proxy.sandboxes import Sandboxes
 from proxy.synthetic import Hints, Synthetic
+from proxy.tidy import keep_tidy
 
 log = logging.getLogger("proxy")
 
@@ -51,7 +52,7 @@ async def _serve(control: socket.socket, shared: Shared) -> None:
     for each in (control, shared.tcp, shared.dns):
         each.setblocking(False)
     sandboxes, records = Sandboxes(), Records(time.monotonic)
-    kept: list[object] = []
+    kept: list[object] = [loop.create_task(keep_tidy())]
 
     def configure(hello: HelloMessage) -> Callable[[], None]:
         synthetic = Synthetic(hello.names_key, shared.hints)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import sys
-from asyncio import StreamReader, StreamWriter
+from asyncio import StreamReader, StreamReaderProtocol, StreamWriter
 from typing import TYPE_CHECKING, Any
 
 from mitmproxy import connection, http, tls
@@ -19,10 +19,11 @@ from proxy.addresses import Refused
 from proxy.destination import Denied, is_address
 from proxy.dial import DialError
 from proxy.inspect import framing  # noqa: F401  puts mitmproxy right
-from proxy.inspect.held import Discard, all_layers, fair_share, held
+from proxy.inspect.held import Discard, all_layers, holds_too_much
 from proxy.inspect.hooks import ARTIFACTS, Hooks
 from proxy.passage import Passage
 from proxy.records import printable
+from proxy.turns import Reader, Work
 
 if TYPE_CHECKING:
     from proxy.inspect.inspector import Inspector
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 60.0
-READ_BUFFER = 262_144
+READ_BUFFER = 65_536
 
 
 class Handler(server.LiveConnectionHandler):
-    def __init__(self, inspector: "Inspector", passage: Passage, reader: StreamReader, writer: StreamWriter) -> None:
+    def __init__(
+        self, inspector: "Inspector", passage: Passage, work: Work, reader: StreamReader, writer: StreamWriter
+    ) -> None:
         super().__init__(reader, writer, inspector.options, inspector.mode)
-        self._inspector, self._passage = inspector, passage
+        self._inspector, self._passage, self._work = inspector, passage, work
         self._hooks = Hooks(passage, inspector.dialler, inspector.has_artifacts, self._discard_body)
         context = self.layer.context
         context.server.address = (passage.name, passage.port)
@@ -55,7 +58,9 @@ class Handler(server.LiveConnectionHandler):
         """Call on_<name>, of this class for TLS, of Hooks for HTTP. An error must never let anything through."""
         method = getattr(self, f"on_{hook.name}", None) or getattr(self._hooks, f"on_{hook.name}", None)
         try:
-            if method is not None and asyncio.iscoroutine(pending := method(*hook.args())):
+            with self._work:
+                pending = method(*hook.args()) if method is not None else None
+            if asyncio.iscoroutine(pending):
                 await pending
         except Exception:
             log.exception("%s of a connection to %s failed, closing it", hook.name, self._passage.name)
@@ -114,7 +119,7 @@ class Handler(server.LiveConnectionHandler):
 
     async def _dial(self, server_side: connection.Server) -> tuple[StreamReader, StreamWriter]:
         if server_side.address == ARTIFACTS and not server_side.tls and not server_side.via:
-            return await asyncio.open_connection(sock=self._artifacts(), limit=READ_BUFFER)
+            return await self._open(self._artifacts())
         passage, policy = self._passage, self._passage.sandbox.policy
         if server_side.address != (passage.name, passage.port) or server_side.tls is not passage.tls or server_side.via:
             raise Denied("mitmproxy asks for another server than the one this connection is for")
@@ -124,7 +129,13 @@ class Handler(server.LiveConnectionHandler):
             passage.name, passage.port, passage.sandbox.look_ups, policy.denied_networks
         )
         passage.dialled(outgoing)
-        return await asyncio.open_connection(sock=outgoing, limit=READ_BUFFER)
+        return await self._open(outgoing)
+
+    async def _open(self, sock: socket.socket) -> tuple[StreamReader, StreamWriter]:
+        loop = asyncio.get_running_loop()
+        reader = Reader(self._passage.sandbox.turn, self._work, READ_BUFFER)
+        transport, protocol = await loop.create_connection(lambda: StreamReaderProtocol(reader, loop=loop), sock=sock)
+        return reader, StreamWriter(transport, protocol, reader, loop)
 
     def _artifacts(self) -> socket.socket:
         """A connection to the artifact cache: our end of a pair whose other end it has been sent."""
@@ -166,13 +177,28 @@ class Handler(server.LiveConnectionHandler):
             log.error("%s (a connection to %s)", printable(message), self._passage.name, exc_info=exc_info)
         self.abort()
 
+    async def server_event(self, event: events.Event) -> None:
+        """All of mitmproxy's work. It waits for nothing in there."""
+        with self._work:
+            await super().server_event(event)
+
+    async def handle_connection(self, connection: connection.Connection) -> None:
+        reader = self.transports[connection].reader
+        try:
+            await super().handle_connection(connection)
+        finally:
+            assert isinstance(reader, Reader)
+            reader.give_back()
+
     async def drain_writers(self) -> None:
         """Called after each read. mitmproxy waits for the sockets' buffers here; its own, inside HTTP/2 streams and
         paused layers, would grow as long as somebody sends: wait for these too, and give up on who never reads."""
-        await super().drain_writers()  # type: ignore[no-untyped-call]
         task, waited, pause = asyncio.current_task(), 0.0, 0.02
         reading = next((conn for conn, io in self.transports.items() if io.handler is task), None)
-        while held(self.layer, reading) > fair_share(self._inspector.open):
+        if reading is not None and isinstance(reader := self.transports[reading].reader, Reader):
+            await reader.done(counts=not reading.tls or reading.tls_established)
+        await super().drain_writers()  # type: ignore[no-untyped-call]
+        while holds_too_much(self.layer, reading, self._inspector.open):
             if waited > STUCK_SECONDS:
                 self.abort()
                 return

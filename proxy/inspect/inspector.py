@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from asyncio import StreamReader, StreamWriter
+from asyncio import StreamWriter
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +19,7 @@ from proxy.artifacts.pulse import Pulse
 from proxy.dial import Dialler
 from proxy.inspect.handler import READ_BUFFER, Handler
 from proxy.passage import Passage
+from proxy.turns import Reader, Work
 
 # A connection may say nothing for this long: terminals, notebooks and debuggers do. Their number has a limit anyway.
 IDLE_SECONDS = 24 * 3600
@@ -58,14 +59,15 @@ class Inspector:
     async def carry(self, passage: Passage, client: socket.socket) -> None:
         """Serve the passage to its end. Takes over the socket."""
         loop = asyncio.get_running_loop()
-        reader = StreamReader(READ_BUFFER, loop)
+        work = Work()
+        reader = Reader(passage.sandbox.turn, work, READ_BUFFER)
         reader.feed_data(passage.already)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(lambda: protocol, client)
         self.open += 1
         try:
             writer = StreamWriter(transport, protocol, reader, loop)
-            passage.carrier = handler = Handler(self, passage, reader, writer)
+            passage.carrier = handler = Handler(self, passage, work, reader, writer)
             await handler.handle_client()
         finally:
             self.open -= 1

@@ -58,6 +58,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(self.server.files / self.path.partition("?")[0].removeprefix("/files/"))
         elif self.path == "/websocket":
             self._websocket()
+        elif self.path == "/swallow":
+            self._switch()
+            while self.connection.recv(len(CHUNK)):
+                pass
+            self.close_connection = True
         elif self.path == "/switch":
             self.connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw\r\nConnection: Upgrade\r\n\r\n")
             self.connection.sendall(self.connection.recv(100))
@@ -105,18 +110,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _websocket(self) -> None:
         """Accept, send back one frame as it came (unmasked), end."""
-        key = self.headers["Sec-WebSocket-Key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        self.send_response(101)
-        self.send_header("Upgrade", "websocket")
-        self.send_header("Connection", "Upgrade")
-        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key).digest()).decode())
-        self.end_headers()
+        self._switch()
         head = self.rfile.read(2)
         size = head[1] & 0x7F
         mask, data = self.rfile.read(4), self.rfile.read(size)
         plain = bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
         self.wfile.write(bytes((0x81, size)) + plain + b"\x88\x00")
         self.close_connection = True
+
+    def _switch(self) -> None:
+        key = self.headers["Sec-WebSocket-Key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key).digest()).decode())
+        self.end_headers()
 
 
 class _Server(ThreadingHTTPServer):
