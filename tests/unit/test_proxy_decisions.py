@@ -163,6 +163,7 @@ def test_requests_for_their_host(head: Head) -> None:
         h1("", "example.com"), h1("x", "example.com"), h1("*", "example.com"), h1("/a b", "example.com"),
         h1("/\r\nHost: evil.com", "example.com"), h1("/\x00", "example.com"),
         h1("/", "example.com", texts=(b"a\r\nHost: evil.com",)), h1("/", "example.com", texts=(b"a\x00",)),
+        h1("/", "example.com", texts=(b"a\x0cb",)), h1("/", "example.com", texts=(b"a\x7f",)),
         h2(""), h2("evil.com"), h2("evil.com", "example.com"), h2("example.com", "evil.com"),
         h2("example.com", "example.com", "example.com"), h2("example.com:80"), h2("x@example.com"),
         h2("example.com", target="/ HTTP/1.1\r\nHost: evil.com\r\n\r\n"), h2("example.com", method="CONNECT"),
