@@ -6,7 +6,6 @@ Must not measure speed: a stall is a failure, a busy machine is not.
 from __future__ import annotations
 
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from tests.support.filter_watch import Watch, errors_into
 
 SECONDS = 2.5
 MEMORY = 250_000_000  # bytes of all processes of the filter, whatever it has gone through
-STALL, SLOW = 5.0, 1.5  # seconds: at most, and at the median of a kind of request
+STALL = 5.0  # seconds
 FLOODS, NEIGHBOUR = (Path(module.__file__).read_text() for module in (floods, neighbour))
 
 
@@ -54,7 +53,6 @@ def test_the_neighbour_is_served(net: Lab, log: Path, flood: str) -> None:
     assert failures(took) == []
     for what, seconds in by_kind(took).items():
         assert max(seconds) < STALL, (what, max(seconds))
-        assert statistics.median(seconds) < SLOW, (what, statistics.median(seconds))
     watch.assert_whole()
     net.filter.drop(net.address(0))
     net.filter.forget_records()
