@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -33,6 +34,9 @@ async def encoded(events: AsyncGenerator[dict[str, Any]], *first: dict[str, Any]
             yield _line(event)
         async for event in events:
             yield _line(event)
+            # A hang-up is told by a cancellation, which reaches only who waits: events that are always there already, sent to
+            # somebody who has gone, would go on for ever.
+            await asyncio.sleep(0)
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
