@@ -9,6 +9,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -72,8 +74,16 @@ def test_leases_that_cannot_be_made_are_told_when_none_is_left(victim: Victim) -
 
 
 @pytest.mark.timeout(200)
-def test_a_daemon_that_is_killed_at_any_step(victim: Victim) -> None:
-    for step in faults.steps():
+def test_a_daemon_that_is_killed_at_any_step(victim: Victim, tmp_path: Path) -> None:
+    """Two daemons at a time: most of it is waiting for one to come up."""
+    with Victim.make(tmp_path, alone=False) as other, ThreadPoolExecutor(2) as pool:
+        walks = [pool.submit(_kill_at, one, faults.steps()[half::2]) for half, one in enumerate((victim, other))]
+        for walk in walks:
+            walk.result()
+
+
+def _kill_at(victim: Victim, steps: list[str]) -> None:
+    for step in steps:
         word = f"kill-{step.replace(' ', '-')}"
         victim.fault.write_text(f"{step} kill")
         try:

@@ -1,9 +1,12 @@
 # Everything that is called by tests/e2e/test_programs.py and isn't part of the base image.
+(
+  npm install --global --no-audit --no-fund --silent yarn pnpm ws
+  npm install --prefix /opt/berry --no-audit --no-fund --silent @yarnpkg/cli-dist
+  pip install --quiet uv 'httpx[http2]' requests aiohttp websockets grpcio
+) &
 apt-get update -qq
 apt-get install -qq -y default-jdk-headless maven golang-go ruby bundler php-cli php-curl composer >/dev/null
-npm install --global --no-audit --no-fund --silent yarn pnpm ws
-npm install --prefix /opt/berry --no-audit --no-fund --silent @yarnpkg/cli-dist
-pip install --quiet uv 'httpx[http2]' requests aiohttp websockets grpcio
+wait $! # fails where that failed
 # A Java as archives and version managers bring it: its own list of authorities, of which ours isn't one.
 mkdir /opt/unpacked
 cd /usr/lib/jvm/default-java
