@@ -21,11 +21,16 @@ if TYPE_CHECKING:  # making the TypedDicts takes 2 ms, which no call needs
         Artifacts,
         Cleared,
         Collected,
+        Dropped,
+        Effective,
+        Environment,
         Explanation,
         Image,
         NetworkChange,
         NetworkState,
         Secret,
+        SettingsRequest,
+        Snapshot,
         Task,
         TaskSpec,
     )
@@ -207,6 +212,46 @@ class Client:
     def exec_signal(self, exec_id: str, name: str) -> None:
         """Send a signal by its name without SIG, for example "INT"."""
         self._stream("POST", f"/execs/{_segment(exec_id)}/signal", {"signal": name}).read()
+
+    def environments(self) -> list[Environment]:
+        """All environments."""
+        return list(self._json("GET", "/environments")["environments"])
+
+    def environment(self, name: str) -> Environment:
+        """One environment."""
+        return cast("Environment", self._json("GET", f"/environments/{_segment(name)}"))
+
+    def create_environment(self, name: str, settings: dict[str, Any]) -> Environment:
+        """Keep settings under a new name."""
+        return cast("Environment", self._json("POST", "/environments", {"name": name, "settings": settings}))
+
+    def replace_environment(self, name: str, settings: dict[str, Any]) -> Environment:
+        """Give an environment other settings: all of them."""
+        return cast("Environment", self._json("PUT", f"/environments/{_segment(name)}", settings))
+
+    def remove_environment(self, name: str) -> None:
+        """Forget an environment and its snapshots."""
+        self._stream("DELETE", f"/environments/{_segment(name)}").read()
+
+    def reset_cache(self, name: str) -> Dropped:
+        """Drop an environment's snapshots."""
+        return cast("Dropped", self._json("DELETE", f"/environments/{_segment(name)}/cache"))
+
+    def effective(self, request: SettingsRequest) -> Effective:
+        """What would hold for a task with these settings."""
+        return cast("Effective", self._json("POST", "/environments/effective", dict(request)))
+
+    def snapshots(self) -> list[Snapshot]:
+        """All snapshots, newest first."""
+        return list(self._json("GET", "/snapshots")["snapshots"])
+
+    def snapshot(self, snapshot: str) -> Snapshot:
+        """One snapshot, by its id or any unambiguous beginning of it."""
+        return cast("Snapshot", self._json("GET", f"/snapshots/{_segment(snapshot)}"))
+
+    def remove_snapshot(self, snapshot: str) -> Dropped:
+        """Drop a snapshot."""
+        return cast("Dropped", self._json("DELETE", f"/snapshots/{_segment(snapshot)}"))
 
     def secrets(self) -> list[Secret]:
         """All secrets, without their values."""

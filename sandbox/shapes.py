@@ -33,21 +33,85 @@ class PhaseNetwork(TypedDict, total=False):
     methods: list[str] | None
 
 
-class TaskSpec(TypedDict, total=False):
-    """What POST /tasks takes. timeout in seconds; repo a URL or absolute path; network has a PhaseNetwork, in which even
-    access may be left out, for each of setup, maintenance and agent."""
+class CacheSetting(TypedDict, total=False):
+    """Whether setup's result is kept for other tasks, and for how many seconds."""
+
+    enabled: bool
+    lifetime: float
+
+
+class Settings(TypedDict, total=False):
+    """One layer of what is set for a task. timeout in seconds; repo a URL or absolute path; network has a PhaseNetwork, in which
+    even access may be left out, for each of setup, maintenance and agent."""
 
     repo: str | None
-    ref: str | None
-    image: str
+    image: str | None
     setup: str | None
     maintenance: str | None
     env: dict[str, str]
     secrets: list[str]
     network: dict[str, dict[str, Any]]
     timeout: float | None
-    command: list[str]
     limits: Limits | None
+    cache: CacheSetting | None
+
+
+class SettingsRequest(Settings, total=False):
+    """Settings on top of those of a project (its hutch.toml) on top of those of an environment: the one that is named, or the
+    one for `remote`, the origin of `checkout`, or for `repo`."""
+
+    environment: str | None
+    project: dict[str, Any] | None
+    remote: str | None
+    checkout: str | None
+
+
+class TaskSpec(SettingsRequest, total=False):
+    """What POST /tasks takes. fresh: setup runs though its result is cached."""
+
+    command: list[str]
+    ref: str | None
+    fresh: bool
+
+
+class Environment(TypedDict):
+    """Settings under a name. Times are ISO 8601."""
+
+    name: str
+    settings: Settings
+    created: str
+    changed: str
+
+
+class Effective(TypedDict):
+    """What would hold for a task, and which layer each value (by its path, `limits.memory`) is from."""
+
+    environment: str | None
+    settings: dict[str, Any]
+    sources: dict[str, str]
+
+
+class Snapshot(TypedDict):
+    """An environment's state after setup: its cache key and origin, size in bytes, whether a task stands on it now, and how many
+    of the tasks that the daemon remembers asked for its key."""
+
+    id: str
+    key: str
+    environment: str | None
+    repo: str | None
+    commit: str | None
+    created: str
+    expires: str
+    bytes: int | None
+    in_use: bool
+    tasks: int
+
+
+class Dropped(TypedDict):
+    """Snapshots that were dropped, and the bytes that freed."""
+
+    snapshots: int
+    bytes: int
 
 
 class PhaseResult(TypedDict):
@@ -145,6 +209,7 @@ class Task(TypedDict):
     repo: str | None
     ref: str | None
     commit: str | None
+    environment: str | None
     image: str
     command: list[str]
     secrets: list[str]

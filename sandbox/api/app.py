@@ -18,12 +18,26 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from rootfs.errors import ImageError, UnknownImage
-from sandbox.api import cache_routes, exec_routes, image_routes, network_routes, secret_routes, task_routes
+from sandbox.api import (
+    cache_routes,
+    environment_routes,
+    exec_routes,
+    image_routes,
+    network_routes,
+    secret_routes,
+    snapshot_routes,
+    task_routes,
+)
+from sandbox.api.resolving import first_error
 from sandbox.api.services import Services
 from sandbox.core import errors, gc
 from sandbox.host import doctor
 from sandbox.host.errors import HostError, OutOfResources
 
+_NOUNS = (
+    image_routes, task_routes, exec_routes, network_routes, secret_routes, environment_routes, snapshot_routes,
+    cache_routes,
+)  # fmt: skip
 _STATUS = {
     errors.BadRequest: 400, errors.NotFound: 404, errors.Conflict: 409, errors.Busy: 503, errors.NotStored: 507,
 }  # fmt: skip
@@ -34,7 +48,7 @@ def make_app(services: Services) -> FastAPI:
     app = FastAPI(title="Hutch", version=version("hutch"), description="Tasks in fresh, isolated environments.")
     _handle_errors(app)
     _add_host_routes(app, services)
-    for noun in (image_routes, task_routes, exec_routes, network_routes, secret_routes, cache_routes):
+    for noun in _NOUNS:
         noun.add_routes(app, services)
     return app
 
@@ -55,9 +69,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        reason = str(first["msg"]).removeprefix("Value error, ")
+        place, reason = first_error(error.errors())
         return _error(400, errors.BadRequest(f"{place}: {reason}" if place else reason, "see /openapi.json"))
 
     @app.exception_handler(StarletteHTTPException)

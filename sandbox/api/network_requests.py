@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from sandbox.core import network
 from sandbox.core.network import MAX_RULES, Edited, NetworkSpec
@@ -30,13 +30,22 @@ class PhaseNetworkRequest(_Strict):
     rules: Rules = []
     methods: Methods | None = None
 
+    @field_validator("rules")
+    @classmethod
+    def _spelling(cls, rules: list[str]) -> list[str]:
+        return list(network.canonical(rules))
 
-class NetworkRequest(_Strict):
-    """What each phase may reach. Setup is unrestricted by default, maintenance like setup, the agent off."""
+
+class NetworkLayer(_Strict):
+    """What each phase may reach, as far as one layer of settings says so."""
 
     setup: PhaseNetworkRequest = PhaseNetworkRequest()
     maintenance: PhaseNetworkRequest | None = None
     agent: PhaseNetworkRequest = PhaseNetworkRequest()
+
+
+class NetworkRequest(NetworkLayer):
+    """What each phase may reach. Setup is unrestricted by default, maintenance like setup, the agent off."""
 
     _specs: dict[str, NetworkSpec] = PrivateAttr()
 

@@ -13,6 +13,7 @@ from sandbox.core.execs import Execs
 from sandbox.core.relay import Relays
 from sandbox.core.runtime import Runtime
 from sandbox.core.scheduler import Scheduler
+from sandbox.core.snapshots import Snapshots
 
 NDJSON: Final = "application/x-ndjson"
 
@@ -25,6 +26,7 @@ class Services:
     scheduler: Scheduler
     execs: Execs
     relays: Relays
+    snapshots: Snapshots
 
 
 async def encoded(events: AsyncGenerator[dict[str, Any]], *first: dict[str, Any]) -> AsyncIterator[bytes]:

@@ -9,18 +9,20 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from sandbox.api.requests import TaskRequest
+from sandbox.api.resolving import task_spec
 from sandbox.api.services import NDJSON, Services
 from sandbox.core import errors, journal
+from sandbox.core.environments import Environments
 
 
 def add_routes(app: FastAPI, services: Services) -> None:
     """Put the tasks' routes into the application."""
-    scheduler = services.scheduler
+    scheduler, environments = services.scheduler, Environments(services.runtime.store)
 
     @app.post("/tasks", status_code=202)
     async def create_task(body: TaskRequest) -> Response:
         """Accept a task."""
-        spec = body.to_spec(services.runtime.default_limits)
+        spec = task_spec(environments, body, services.runtime.default_limits)
         services.runtime.secrets.check(spec.secrets)
         for phase, setting in spec.network.items():
             services.runtime.ceiling.check(phase, setting)

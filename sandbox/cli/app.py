@@ -20,6 +20,7 @@ from sandbox.client import Client, HutchError
 COMMANDS = {
     "run": ("sandbox.cli.run", "run", "Run a command on a repository in a fresh sandbox."),
     "task": ("sandbox.cli.task", "task", "List, show, follow, cancel and remove tasks."),
+    "env": ("sandbox.cli.env", "env", "Keep settings of tasks under a name, and try them out."),
     "exec": ("sandbox.cli.exec", "exec_", "Run a command in a running task's sandbox."),
     "shell": ("sandbox.cli.exec", "shell", "Open a terminal in a running task's sandbox."),
     "net": ("sandbox.cli.net", "net", "See, change and explain what a task may reach."),
@@ -29,6 +30,7 @@ COMMANDS = {
         "Keep credentials that tasks may use and never read.",
     ),
     "image": ("sandbox.cli.image", "image", "Build, import, list and remove images."),
+    "snapshot": ("sandbox.cli.snapshot", "snapshot", "List and drop the cached states of environments."),
     "cache": ("sandbox.cli.cache", "cache", "List and clear the package downloads that the filter keeps."),
     "gc": ("sandbox.cli.gc", "gc", "Drop expired snapshots, unused layers and old tasks."),
     "doctor": ("sandbox.cli.doctor", "doctor", "Check what this host can do, with a remedy for what it can't."),

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from sandbox.cli import parse
 from sandbox.client import Client, HutchError
 
 pass_client = click.make_pass_decorator(Client)
@@ -47,25 +48,29 @@ class Parsed[T](click.ParamType):  # type: ignore[type-arg]  # generic only in t
             self.fail(str(error), param, ctx)
 
 
-def _complete_tasks(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete(ctx: click.Context, names: Callable[[Client], list[str]], incomplete: str) -> list[str]:
+    """Those of the daemon's names that a word may become."""
     try:
-        return [task["id"] for task in _client(ctx).tasks() if task["id"].startswith(incomplete)]
+        return [name for name in names(_client(ctx)) if name.startswith(incomplete)]
     except HutchError:
         return []  # a word that can't be completed is no reason to write into the user's prompt
 
 
-def _complete_images(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    try:
-        return [image["name"] for image in _client(ctx).images() if image["name"].startswith(incomplete)]
-    except HutchError:
-        return []
+def _complete_tasks(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return complete(ctx, lambda client: [task["id"] for task in client.tasks()], incomplete)
+
+
+def complete_images(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of images."""
+    return complete(ctx, lambda client: [image["name"] for image in client.images()], incomplete)
+
+
+def _complete_environments(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return complete(ctx, lambda client: [one["name"] for one in client.environments()], incomplete)
 
 
 def _complete_secrets(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    try:
-        return [secret["name"] for secret in _client(ctx).secrets() if secret["name"].startswith(incomplete)]
-    except HutchError:
-        return []
+    return complete(ctx, lambda client: [secret["name"] for secret in client.secrets()], incomplete)
 
 
 def _client(ctx: click.Context) -> Client:
@@ -84,7 +89,16 @@ def inner_command(words: tuple[str, ...], *, needed: bool) -> list[str]:
 
 
 task_argument = click.argument("task", metavar="TASK", shell_complete=_complete_tasks)
-image_argument = click.argument("name", metavar="NAME", shell_complete=_complete_images)
+image_argument = click.argument("name", metavar="NAME", shell_complete=complete_images)
+environment_argument = click.argument("name", metavar="NAME", shell_complete=_complete_environments)
+environment_option = click.option(
+    "--env",
+    "environment",
+    type=Parsed("env", parse.environment),
+    metavar="NAME",
+    shell_complete=_complete_environments,
+    help="The environment (hutch env --help).  [default: hutch.toml, or the one for the checkout's origin]",
+)
 secret_argument = click.argument("name", metavar="NAME", shell_complete=_complete_secrets)
 secret_option = click.option(
     "--secret",
@@ -102,7 +116,4 @@ state_option = click.option(
     show_default=True,
     metavar="DIR",
     help="The daemon's directory of images, snapshots, tasks and keys.  [env: HUTCH_STATE]",
-)
-image_option = click.option(
-    "--image", default="base", show_default=True, metavar="NAME", shell_complete=_complete_images, help="The image."
 )

@@ -1,4 +1,4 @@
-"""What people type, turned into what the API takes: durations, sizes, variables, repositories, scripts, rules.
+"""What people type, turned into what the API takes: variables, repositories, scripts, rules (amounts: sandbox/units.py).
 
 Pure but for text_or_file, which reads the file it is named. Every function raises ValueError with one sentence that
 says what would be right; it must not import click.
@@ -11,30 +11,10 @@ import re
 import sys
 from collections.abc import Sequence
 
+from sandbox import units
+
 _RULE_OPTIONS = ("methods=", "mode=", "git=")
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-
-
-def duration(text: str) -> int:
-    """Seconds of 90, 90s, 15m, 2h, 1h30m, 1d."""
-    text = text.strip()
-    match = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
-    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    if total <= 0:
-        raise ValueError(f"{text!r} is no duration: write 90, 90s, 15m, 2h or 1h30m, more than zero")
-    return total
-
-
-def size(text: str) -> int:
-    """Bytes of 1048576, 512M, 2G, 1.5GiB; every unit is a power of 1024."""
-    match = _SIZE.fullmatch(text.strip())
-    total = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
-    if total <= 0:
-        raise ValueError(f"{text!r} is no size: write bytes or a unit, for example 512M or 2G, more than zero")
-    return total
 
 
 def variable(text: str) -> tuple[str, str]:
@@ -43,6 +23,18 @@ def variable(text: str) -> tuple[str, str]:
     if not equals or not _VARIABLE.fullmatch(name):
         raise ValueError(f"{text!r} is no variable: write NAME=VALUE, the name in letters, digits and underscores")
     return name, value
+
+
+def lifetime(text: str) -> int:
+    """Seconds of a duration; 0 for `off`."""
+    return 0 if text.strip() == "off" else units.duration(text)
+
+
+def environment(text: str) -> str:
+    """The name of an environment; what looks like a variable is none."""
+    if "=" in text:
+        raise ValueError(f"{text!r} is no environment's name: for a variable write --var {text}")
+    return text
 
 
 def text_or_file(text: str) -> str:

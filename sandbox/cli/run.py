@@ -8,80 +8,50 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
-from sandbox.cli import parse
-from sandbox.cli.common import INNER_COMMAND, Parsed, image_option, json_option, pass_client, secret_option
-from sandbox.cli.network_options import network_options, typed
+from sandbox.cli.common import INNER_COMMAND, environment_option, json_option, pass_client
 from sandbox.cli.output import print_json, print_line
+from sandbox.cli.project import complete, told_by_line
 from sandbox.cli.render import Renderer, exit_code, result
 from sandbox.cli.screen import Screen
+from sandbox.cli.settings_options import settings, settings_options
 from sandbox.client import Client, ConnectionLost, HutchError
-from sandbox.shapes import Limits, Task, TaskSpec
-
-_SCRIPT = Parsed("TEXT|@FILE", parse.text_or_file)
-_AGENT_HELPS = {
-    "access": "The command's network.  [default: off; limited with --allow, --preset or --methods]",
-    "preset": "Let the command reach a list of well-known hosts, and the registries of pip, npm and apt.",
-    "allow": "Let the command reach what RULE says (hutch net --help); repeatable.",
-    "deny": "Let it never reach what RULE says; wins over everything else; repeatable.",
-    "methods": "The only HTTP methods that the command may use, for example GET,HEAD,OPTIONS.",
-}
-_SETUP_HELPS = {
-    "access": "The network of setup and maintenance.  [default: unrestricted; limited with --setup-allow or -preset]",
-    "preset": "As --preset, for setup and maintenance.",
-    "allow": "As --allow, for setup and maintenance; repeatable.",
-    "deny": "As --deny, for setup and maintenance; repeatable.",
-    "methods": "As --methods, for setup and maintenance.",
-}
+from sandbox.shapes import Task, TaskSpec
 
 
 @click.command(context_settings=INNER_COMMAND)
-@image_option
-@click.option(
-    "--repo", type=Parsed("repo", parse.repository), metavar="URL|PATH", help="Repository; none: an empty workspace."
-)
+@environment_option
 @click.option("--ref", metavar="REF", help="Branch, tag or commit.  [default: the repository's default branch]")
+@settings_options
 @click.option(
-    "--setup", type=_SCRIPT, metavar="TEXT|@FILE", help="Bash script that prepares the environment, network on; cached."
+    "--fresh", is_flag=True, help="Set up from nothing, though a cached state would do; the result is cached."
 )
-@click.option(
-    "--maintenance", type=_SCRIPT, metavar="TEXT|@FILE", help="Bash script that freshens a cached environment."
-)
-@click.option(
-    "--env",
-    multiple=True,
-    type=Parsed("env", parse.variable),
-    metavar="K=V",
-    help="Variable for all phases; repeatable.",
-)
-@secret_option
-@network_options("", _AGENT_HELPS)
-@network_options("setup-", _SETUP_HELPS)
-@click.option(
-    "--timeout", type=Parsed("duration", parse.duration), metavar="DURATION", help="End the task after 90s, 15m, 1h30m."
-)
-@click.option("--memory", type=Parsed("size", parse.size), metavar="SIZE", help="Memory limit, for example 2G.")
-@click.option(
-    "--cpus", type=click.FloatRange(min=0, min_open=True), metavar="N", help="CPU limit in cores, for example 1.5."
-)
-@click.option("--pids", type=click.IntRange(min=1), metavar="N", help="Limit of processes and threads.")
 @click.option("-d", "--detach", is_flag=True, help="Print the task's id and leave it running.")
 @json_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_client
-def run(client: Client, /, command: tuple[str, ...], as_json: bool, detach: bool, **options: Any) -> int:
+def run(
+    client: Client, /, command: tuple[str, ...], as_json: bool, detach: bool, environment: str | None, ref: str | None,
+    fresh: bool, **options: Any,
+) -> int:  # fmt: skip
     """Run COMMAND on a repository in a fresh sandbox and show what it changed.
 
     The environment is set up once (--setup, network on) and cached; then COMMAND runs in a new sandbox, in the
     repository's directory, with the network off unless you allow more. Its output comes to your terminal as it is
     written; everything else (phases, notices, setup's output, the summary) goes to standard error.
 
+    In a checkout with a hutch.toml, or of a repository that an environment is for (hutch env --help), the settings come from
+    there, and COMMAND runs on the checkout's commits. What is typed here wins.
+
     \b
     Examples:
+      hutch run -- pytest -q                                     in a checkout with a hutch.toml
+      hutch run --env web -- npm test
       hutch run -- python3 -c 'print("hello")'
       hutch run --repo . -- pytest -q
       hutch run --repo https://example.com/app.git --ref v2 --setup 'pip install -e .' -- pytest
@@ -98,40 +68,43 @@ def run(client: Client, /, command: tuple[str, ...], as_json: bool, detach: bool
     cancelled. With --json the fields state, exit_code and error tell them apart. Ctrl-C cancels the task and waits for
     its end; a second Ctrl-C leaves at once.
     """
-    spec = task_spec(list(command), **options)
+    request = settings(options) | {"command": list(command)}
+    if environment:
+        request["environment"] = environment
+    if ref:
+        request["ref"] = ref
+    if fresh:
+        request["fresh"] = True
+    file = complete(request)
     if detach:
-        task = client.create_task(spec)
+        with told_by_line(file):
+            task = client.create_task(request)
         print_json(result(task)) if as_json else print_line(task["id"])
         return 0
-    screen = Screen(as_json)
-    with _cancel_on_signal(client, screen) as cancel:
-        cancel.task = task_id = client.create_task(spec)["id"]
+    return attend(client, request, file, Screen(as_json), as_json)
+
+
+def attend(client: Client, request: TaskSpec, file: Path | None, screen: Screen, as_json: bool) -> int:
+    """Submit a task, show its life, and return the exit code. `file`: the hutch.toml that is in the request."""
+    with cancel_on_signal(client, screen) as cancel:
+        with told_by_line(file):
+            created = client.create_task(request)
+        cancel.task = created["id"]
         cancel.catch_up()
-        screen.heading(f"== task {task_id}")
-        task = follow(client, task_id, screen)
+        screen.heading(f"== task {created['id']}")
+        if origin := _origin(created, file):
+            screen.notice(origin)
+        task = follow(client, created["id"], screen)
     if as_json:
         print_json(result(task))
     return exit_code(task)
 
 
-def task_spec(command: list[str], **options: Any) -> TaskSpec:
-    """The API's request of the options' values."""
-    network = {phase: typed(options, prefix) for phase, prefix in (("agent", ""), ("setup", "setup-"))}
-    names = ("memory", "cpus", "pids")
-    limits = {name: options[name] for name in names if options[name] is not None}
-    return TaskSpec(
-        repo=options["repo"],
-        ref=options["ref"],
-        image=options["image"],
-        setup=options["setup"],
-        maintenance=options["maintenance"],
-        env=dict(options["env"]),
-        secrets=list(options["secrets"]),
-        network={phase: setting for phase, setting in network.items() if setting},
-        timeout=options["timeout"],
-        command=command,
-        limits=Limits(**limits) if limits else None,  # type: ignore[typeddict-item]
-    )
+def _origin(task: Task, file: Path | None) -> str:
+    """Where the settings come from that were not typed."""
+    sources = [f"environment {task['environment']}"] if task.get("environment") else []
+    sources += [str(file)] if file else []
+    return f"settings: {' + '.join(sources)}" if sources else ""
 
 
 def follow(client: Client, task_id: str, screen: Screen) -> Task:
@@ -174,7 +147,8 @@ class _Cancel:
 
 
 @contextlib.contextmanager
-def _cancel_on_signal(client: Client, screen: Screen) -> Iterator[_Cancel]:
+def cancel_on_signal(client: Client, screen: Screen) -> Iterator[_Cancel]:
+    """While inside, Ctrl-C cancels the task that `.task` of what is yielded names."""
     cancel = _Cancel(client, screen)
     before = {number: signal.signal(number, cancel.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

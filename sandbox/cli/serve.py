@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from sandbox.cli import parse
+from sandbox import units
 from sandbox.cli.common import Parsed, json_option, state_option
 from sandbox.cli.main import socket_path
 from sandbox.cli.output import print_json
@@ -19,7 +19,7 @@ from sandbox.client import HutchError
 
 
 def _size_or_nothing(text: str) -> int:
-    return 0 if text.strip() == "0" else parse.size(text)
+    return 0 if text.strip() == "0" else units.size(text)
 
 
 @click.command()

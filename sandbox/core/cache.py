@@ -19,6 +19,7 @@ from sandbox.core.model import Snapshot, TaskSpec
 LIFETIME: Final = 12 * 3600.0  # seconds
 _NAMES: Final = {
     "repo": "repository",
+    "environment": "environment",
     "image": "image",
     "setup": "setup script",
     "maintenance": "maintenance script",
@@ -33,6 +34,7 @@ def inputs(
     """The digest of each thing that setup's result depends on, by its name. `placeholders`: of secrets given to setup."""
     values = {
         "repo": repo_url,
+        "environment": spec.environment,
         "image": image_digest,
         "setup": spec.setup,
         "maintenance": spec.maintenance,

@@ -43,6 +43,7 @@ from sandbox.core.runtime import Runtime
 from sandbox.core.scheduler import Scheduler
 from sandbox.core.sealing import Sealer
 from sandbox.core.secrets import Secrets
+from sandbox.core.snapshots import Snapshots
 from sandbox.core.store import Store
 from sandbox.host import filter as egress
 from sandbox.host import identity, seccomp, trusted
@@ -104,7 +105,7 @@ async def _serve(settings: Settings) -> None:
         await scheduler.recover()
         await asyncio.to_thread(_sweep, settings.state, runtime.layers, store.task_ids())
         stack.push_async_callback(scheduler.close)
-        services = Services(runtime, scheduler, Execs(), Relays())
+        services = Services(runtime, scheduler, Execs(), Relays(), Snapshots(runtime))
         listener = stack.enter_context(_listen(settings.socket))
         async with _api(services, listener):
             _log.info("serving on %s (state %s)", settings.socket, settings.state)

@@ -37,7 +37,8 @@ def without_login(url: str) -> str:
 class TaskSpec:
     """What a user asks for; checked by the API, so everything behind it may rely on it. `timeout` in seconds.
 
-    `network` has the setting of each of PHASES.
+    `network` has the setting of each of PHASES. `cache_lifetime`, in seconds: None the daemon's, 0 no cache; `fresh`: setup runs
+    though there is a snapshot, and makes a new one.
     """
 
     command: tuple[str, ...]
@@ -51,6 +52,14 @@ class TaskSpec:
     network: Mapping[str, NetworkSpec] = field(default_factory=lambda: dict(DEFAULTS))
     timeout: float | None = None
     limits: Limits | None = None
+    environment: str | None = None
+    cache_lifetime: float | None = None
+    fresh: bool = False
+
+    @property
+    def caches(self) -> bool:
+        """Whether setup's result may be kept for other tasks."""
+        return self.cache_lifetime != 0
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON types."""
@@ -124,6 +133,7 @@ class Task:
             "repo": without_login(self.spec.repo) if self.spec.repo else None,
             "ref": self.spec.ref,
             "commit": self.commit,
+            "environment": self.spec.environment,
             "image": self.spec.image,
             "command": list(self.spec.command),
             "secrets": list(self.spec.secrets),
@@ -145,6 +155,26 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Environment:
+    """Settings under a name. `remote`: which repository it is for, the same for all spellings of its URL."""
+
+    name: str
+    settings: Mapping[str, Any]
+    remote: str | None
+    created: str
+    changed: str
+
+    def shown(self) -> dict[str, Any]:
+        """The environment as the API shows it."""
+        return {
+            "name": self.name,
+            "settings": dict(self.settings),
+            "created": self.created,
+            "changed": self.changed,
+        }
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """An environment's state after setup: a layer over an image's. Times are seconds since the epoch."""
 
@@ -154,6 +184,7 @@ class Snapshot:
     layer: str
     repo: str | None
     commit: str | None
+    environment: str | None
     inputs: Mapping[str, str]
     created: float
     expires: float

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rootfs.errors import ImageError
-from sandbox.core import cache, phases, source
+from sandbox.core import cache, gc, phases, source
 from sandbox.core.errors import NotStored, TaskError
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Snapshot, Task, now
@@ -126,6 +126,8 @@ class TaskRun:
             self.context.prepare(base, found)
             snapshot, hit = await self._snapshot(found)
             if snapshot is not None:
+                if not spec.caches:
+                    life.push_async_callback(gc.drop, runtime, [snapshot])
                 life.enter_context(runtime.using(snapshot.layer))
                 self.context.add_layer(snapshot.layer)
             writable = phases.new_writable(self.directory / "fs")
@@ -150,19 +152,29 @@ class TaskRun:
     async def _snapshot(self, found: Source | None) -> tuple[Snapshot | None, bool]:
         """The snapshot to start from and whether it was there already; (None, False) without a setup script."""
         spec, store = self.task.spec, self._runtime.store
-        if spec.setup is None:
+        if spec.setup is None or spec.setup == "":
             return None, False
         url = found.url if found else None
         parts = cache.inputs(spec, self.context.base.image.digest, url, self.context.placeholders["setup"])
         key = cache.key(parts)
         async with self._runtime.building(key):  # two tasks that miss together build once
-            snapshot = store.snapshot(key)
+            snapshot = None if spec.fresh or not spec.caches else store.snapshot(key)
             if snapshot is not None and self._runtime.layers.has_layer(snapshot.layer):
                 self._say_cache(True, key, cache.explain_hit(snapshot))
                 return snapshot, True
-            lost = "the files of its snapshot are gone" if snapshot else None
-            self._say_cache(False, key, lost or cache.explain_miss(parts, store.latest_snapshot(url)))
-            return await build_snapshot(self._runtime, self.context, self.directory / "setup", found, parts), False
+            self._say_cache(False, key, self._why_miss(snapshot, parts, url))
+            directory = self.directory / "setup"
+            return await build_snapshot(self._runtime, self.context, spec, directory, found, parts), False
+
+    def _why_miss(self, unusable: Snapshot | None, parts: Mapping[str, str], url: str | None) -> str:
+        spec = self.task.spec
+        if unusable is not None:
+            return "the files of its snapshot are gone"
+        if not spec.caches:
+            return "the cache is off"
+        if spec.fresh:
+            return "asked to start from nothing"
+        return cache.explain_miss(parts, self._runtime.store.latest_snapshot(url, spec.environment))
 
     def _say_cache(self, hit: bool, key: str, reason: str) -> None:
         self._change(cache={"hit": hit, "key": key, "reason": reason})

@@ -1,4 +1,5 @@
-"""Makes snapshots: setup's upper directory becomes a layer by one rename, after a sync, and then is found by its key."""
+"""Snapshots: setup's upper directory becomes a layer by one rename, after a sync, and then is found by its key; and what of
+them is shown and dropped."""
 
 from __future__ import annotations
 
@@ -6,10 +7,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from sandbox.core import cache, phases
-from sandbox.core.model import Snapshot
+from sandbox.core import cache, gc, phases
+from sandbox.core.errors import BadRequest, NotFound
+from sandbox.core.model import Snapshot, TaskSpec, without_login
 from sandbox.core.phases import PhaseContext
 from sandbox.core.runtime import Runtime
 from sandbox.core.source import Source
@@ -17,8 +21,9 @@ from sandbox.host import fault
 
 
 async def build_snapshot(
-    runtime: Runtime, context: PhaseContext, directory: Path, source: Source | None, inputs: Mapping[str, str]
-) -> Snapshot:
+    runtime: Runtime, context: PhaseContext, spec: TaskSpec, directory: Path, source: Source | None,
+    inputs: Mapping[str, str],
+) -> Snapshot:  # fmt: skip
     """Check out the default branch, run setup, keep the result. A script that fails raises PhaseFailed and leaves no snapshot."""
     script = context.setup_script
     writable = phases.new_writable(directory)
@@ -35,9 +40,10 @@ async def build_snapshot(
         layer=layer,
         repo=source.url if source else None,
         commit=source.default_commit if source else None,
+        environment=spec.environment,
         inputs=dict(inputs),
         created=created,
-        expires=created + cache.LIFETIME,
+        expires=created + (cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime),
     )
     async with runtime.changing_layers:
         await asyncio.to_thread(runtime.layers.commit_layer, writable / "upper", layer)
@@ -45,3 +51,59 @@ async def build_snapshot(
         runtime.store.add_snapshot(snapshot)
     fault.at("snapshot: stored")
     return snapshot
+
+
+class Snapshots:
+    """The snapshots of this installation, for people."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._sizes: dict[str, int] = {}  # bytes by layer: one never changes
+
+    async def shown(self) -> list[dict[str, Any]]:
+        """All of them, newest first, as the API shows them."""
+        found = self._runtime.store.list_snapshots()
+        used, keys = self._runtime.layers_in_use(), self._runtime.store.cache_keys()
+        return [await self._shown(one, used, keys) for one in found]
+
+    async def show(self, prefix: str) -> dict[str, Any]:
+        """One, by an unambiguous beginning of its id. Raises NotFound, BadRequest."""
+        return await self._shown(self._find(prefix), self._runtime.layers_in_use(), self._runtime.store.cache_keys())
+
+    async def remove(self, prefix: str) -> dict[str, int]:
+        """Drop one. Raises NotFound, BadRequest."""
+        return await gc.drop(self._runtime, [self._find(prefix)])
+
+    async def reset(self, environment: str) -> dict[str, int]:
+        """Drop those of an environment; returns how many, and the bytes freed."""
+        return await gc.drop(
+            self._runtime, [one for one in self._runtime.store.list_snapshots() if one.environment == environment]
+        )
+
+    def _find(self, prefix: str) -> Snapshot:
+        found = [one for one in self._runtime.store.list_snapshots() if one.id.startswith(prefix)]
+        if not found:
+            raise NotFound(f"there is no snapshot {prefix!r}", "hutch snapshot ls shows what there is")
+        if len(found) > 1:
+            raise BadRequest(f"the snapshot id {prefix!r} is ambiguous", "give more of its letters")
+        return found[0]
+
+    async def _shown(self, one: Snapshot, used: set[str], keys: Mapping[str, int]) -> dict[str, Any]:
+        if one.layer not in self._sizes and self._runtime.layers.has_layer(one.layer):
+            self._sizes[one.layer] = await asyncio.to_thread(self._runtime.layers.layer_size, one.layer)
+        return {
+            "id": one.id[:12],
+            "key": one.key,
+            "environment": one.environment,
+            "repo": without_login(one.repo) if one.repo else None,
+            "commit": one.commit,
+            "created": _time(one.created),
+            "expires": _time(one.expires),
+            "bytes": self._sizes.get(one.layer),
+            "in_use": one.layer in used,
+            "tasks": keys.get(one.key, 0),
+        }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

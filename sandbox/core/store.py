@@ -1,4 +1,4 @@
-"""What the daemon remembers: tasks with their attempts and turns, snapshots, sealed secrets, in SQL through SQLAlchemy.
+"""What the daemon remembers: tasks with their attempts and turns, snapshots, environments, sealed secrets, in SQL by SQLAlchemy.
 
 One writer, the daemon. Every change is committed when the method returns. SQLite in WAL mode here; nothing depends on
 it, so that a fleet can put it on PostgreSQL.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from alembic import command
 from alembic.config import Config
 
 from sandbox.core.errors import BadRequest, NotFound, NotStored
-from sandbox.core.model import ACTIVE, Phase, Secret, Snapshot, Task, TaskSpec
+from sandbox.core.model import ACTIVE, Environment, Phase, Secret, Snapshot, Task, TaskSpec
 
 metadata = sa.MetaData()
 tasks = sa.Table(
@@ -62,6 +63,7 @@ snapshots = sa.Table(
     sa.Column("layer", sa.String(64), nullable=False),
     sa.Column("repo", sa.Text),
     sa.Column("commit", sa.String(64)),
+    sa.Column("environment", sa.String(64)),
     sa.Column("inputs", sa.JSON, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("expires", sa.Float, nullable=False),
@@ -73,6 +75,15 @@ secrets = sa.Table(
     sa.Column("sealed", sa.LargeBinary, nullable=False),
     sa.Column("phases", sa.JSON, nullable=False),
     sa.Column("broker", sa.JSON, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("changed", sa.String(32), nullable=False),
+)
+environments = sa.Table(
+    "environments",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("settings", sa.JSON, nullable=False),
+    sa.Column("remote", sa.Text),
     sa.Column("created", sa.String(32), nullable=False),
     sa.Column("changed", sa.String(32), nullable=False),
 )
@@ -150,6 +161,12 @@ class Store:
         """Tasks that are queued or running."""
         return self._tasks(tasks.c.state.in_(ACTIVE), 100_000)
 
+    def cache_keys(self) -> Counter[str]:
+        """How many tasks of those that are stored asked for each cache key."""
+        with self._engine.connect() as db:
+            found = db.execute(sa.select(tasks.c.cache)).scalars()
+            return Counter(cache["key"] for cache in found if cache)
+
     def tasks_ended_before(self, moment: str) -> list[Task]:
         """Tasks that ended before an ISO 8601 time."""
         return self._tasks(tasks.c.ended < moment, 100_000)
@@ -169,9 +186,12 @@ class Store:
         live = sa.and_(snapshots.c.key == key, snapshots.c.expires > time.time())
         return next(iter(self._snapshots(live)), None)
 
-    def latest_snapshot(self, repo: str | None) -> Snapshot | None:
-        """The newest snapshot of a repository, whatever its key; to explain a miss."""
-        return next(iter(self._snapshots(snapshots.c.repo == repo)), None)
+    def latest_snapshot(self, repo: str | None, environment: str | None) -> Snapshot | None:
+        """The newest snapshot of a repository in an environment, whatever its key; to explain a miss."""
+        same = sa.and_(
+            snapshots.c.repo.is_not_distinct_from(repo), snapshots.c.environment.is_not_distinct_from(environment)
+        )
+        return next(iter(self._snapshots(same)), None)
 
     def list_snapshots(self) -> list[Snapshot]:
         """All snapshots, newest first."""
@@ -200,6 +220,25 @@ class Store:
         """Forget a secret."""
         with self._writing() as db:
             db.execute(secrets.delete().where(secrets.c.name == name))
+
+    def put_environment(self, environment: Environment) -> None:
+        """Store an environment, in place of one of its name."""
+        with self._writing() as db:
+            db.execute(environments.delete().where(environments.c.name == environment.name))
+            db.execute(environments.insert().values(**asdict(environment)))
+
+    def environment(self, name: str) -> Environment | None:
+        """The environment of this name."""
+        return next(iter(self._environments(environments.c.name == name)), None)
+
+    def list_environments(self) -> list[Environment]:
+        """All environments, in the order of their names."""
+        return self._environments(sa.true())
+
+    def remove_environment(self, name: str) -> None:
+        """Forget an environment."""
+        with self._writing() as db:
+            db.execute(environments.delete().where(environments.c.name == name))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -230,6 +269,11 @@ class Store:
         query = sa.select(secrets).where(condition).order_by(secrets.c.name)
         with self._engine.connect() as db:
             return [Secret(**row) for row in db.execute(query).mappings()]
+
+    def _environments(self, condition: sa.ColumnElement[bool]) -> list[Environment]:
+        query = sa.select(environments).where(condition).order_by(environments.c.name)
+        with self._engine.connect() as db:
+            return [Environment(**row) for row in db.execute(query).mappings()]
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

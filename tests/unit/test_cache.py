@@ -22,6 +22,7 @@ PARTS = cache.inputs(SPEC, "sha256:image", "https://git.example/p")
         ({"env": {"A": "2"}}, "sha256:image", "https://git.example/p", "variables"),
         ({"env": {"A": "1", "B": ""}}, "sha256:image", "https://git.example/p", "variables"),
         ({"network": DEFAULTS | {"setup": OFF}}, "sha256:image", "https://git.example/p", "setup's network"),
+        ({"environment": "web"}, "sha256:image", "https://git.example/p", "environment"),
         ({}, "sha256:other", "https://git.example/p", "image"),
     ],
 )
@@ -71,4 +72,4 @@ def test_a_first_run_and_an_expired_snapshot_are_told_apart() -> None:
 
 
 def _snapshot(parts: dict[str, str]) -> Snapshot:
-    return Snapshot("s", cache.key(parts), "sha256:image", "0" * 64, "https://git.example/p", None, parts, 0.0, 43200.0)
+    return Snapshot("s", cache.key(parts), "sha256:image", "0" * 64, "https://git.example/p", None, None, parts, 0.0, 43200.0)

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from sandbox.api.requests import ExecRequest, TaskRequest
+from sandbox.api.resolving import task_spec
+from sandbox.core.environments import Environments
+from sandbox.core.errors import BadRequest
 from sandbox.core.model import TaskSpec
 from sandbox.core.network import DEFAULTS, UNRESTRICTED, NetworkSpec
+from sandbox.core.store import Store
 from sandbox.host.cgroup_layout import Limits
 
 DEFAULT = Limits(1 << 30, 2.0, 100)
 
 
-def test_the_least_that_makes_a_task() -> None:
-    assert TaskRequest(command=["true"]).to_spec(DEFAULT) == TaskSpec(command=("true",))
+@pytest.fixture(scope="module")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
+    store = Store(tmp_path_factory.mktemp("store") / "hutch.db")
+    yield Environments(store)
+    store.close()
 
 
-def test_limits_that_are_not_given_are_the_defaults() -> None:
-    spec = TaskRequest.model_validate({"command": ["true"], "limits": {"pids": 20}}).to_spec(DEFAULT)
-    assert spec.limits == Limits(1 << 30, 2.0, 20)
+@pytest.fixture
+def spec_of(environments: Environments) -> Callable[[Mapping[str, Any]], TaskSpec]:
+    """The task that a request makes."""
+    return lambda request: task_spec(environments, TaskRequest.model_validate(request), DEFAULT)
 
 
-def networks(**network: Any) -> Mapping[str, NetworkSpec]:
-    return TaskRequest.model_validate({"command": ["true"], "network": network}).to_spec(DEFAULT).network
+type SpecOf = Callable[[Mapping[str, Any]], TaskSpec]
 
 
-def test_rules_are_canonical() -> None:
-    agent = networks(agent={"rules": ["Example.COM.", "bücher.example", "example.com"], "methods": ["get", "GET"]})[
-        "agent"
-    ]
-    assert agent == NetworkSpec("limited", rules=("example.com", "xn--bcher-kva.example"), methods=("GET",))
+def test_the_least_that_makes_a_task(spec_of: SpecOf) -> None:
+    assert spec_of({"command": ["true"]}) == TaskSpec(command=("true",))
 
 
-def test_maintenance_has_the_network_of_setup_unless_it_has_its_own() -> None:
+def test_limits_that_are_not_given_are_the_defaults(spec_of: SpecOf) -> None:
+    assert spec_of({"command": ["true"], "limits": {"pids": 20}}).limits == Limits(1 << 30, 2.0, 20)
+
+
+def test_amounts_may_be_written_as_people_do(spec_of: SpecOf) -> None:
+    spec = spec_of({"command": ["true"], "limits": {"memory": "2G"}, "timeout": "1h30m", "cache": {"lifetime": "1d"}})
+    assert (spec.limits, spec.timeout, spec.cache_lifetime) == (Limits(2 << 30, 2.0, 100), 5400, 86400)
+    assert spec_of({"command": ["true"], "cache": {"enabled": False, "lifetime": 60}}).caches is False
+
+
+def test_rules_are_canonical(spec_of: SpecOf) -> None:
+    agent = {"rules": ["Example.COM.", "bücher.example", "example.com"], "methods": ["get", "GET"]}
+    assert spec_of({"command": ["true"], "network": {"agent": agent}}).network["agent"] == NetworkSpec("limited", rules=("example.com", "xn--bcher-kva.example"), methods=("GET",))
+
+
+def test_maintenance_has_the_network_of_setup_unless_it_has_its_own(spec_of: SpecOf) -> None:
+    def networks(**network: Any) -> Mapping[str, NetworkSpec]:
+        return spec_of({"command": ["true"], "network": network}).network
+
     assert networks() == DEFAULTS
     limited = networks(setup={"preset": "common-dependencies"})
     assert limited == {
@@ -60,7 +82,7 @@ def test_maintenance_has_the_network_of_setup_unless_it_has_its_own() -> None:
             "agent: with access off",
         ),
         ({"command": ["x"], "network": {"agent": {"rules": ["deny example.com"]}}}, "agent: with access off"),
-        ({"command": ["x"], "network": {"setup": {"rules": ["exa mple.com"]}}}, "setup: rule 'exa mple.com'"),
+        ({"command": ["x"], "network": {"setup": {"rules": ["exa mple.com"]}}}, "rule 'exa mple.com'"),
         ({"command": ["x"], "network": {"agent": {"rules": ["a"] * 1001}}}, "at most 1000 items"),
         ({"command": ["x"], "network": {"agent": {"preset": "all"}}}, "preset is one of none"),
         ({"command": ["x"], "network": {"agent": {"methods": []}}}, "at least 1 item"),
@@ -74,12 +96,15 @@ def test_maintenance_has_the_network_of_setup_unless_it_has_its_own() -> None:
         ({"command": ["x"], "env": {"A": "b"}, "secrets": ["A"]}, "A is given twice"),
         ({"command": ["x"], "secrets": ["A"] * 65}, "at most 64"),
         ({"command": ["x"], "unknown": 1}, "Extra inputs"),
+        ({"command": ["x"], "ref": "main"}, "goes with a"),
+        ({"command": ["x"], "timeout": "soon"}, "is no duration"),
+        ({"command": ["x"], "limits": {"memory": "much"}}, "is no size"),
         ({"command": ["x" * 200_000]}, "at most"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_reason(request_: dict[str, object], reason: str) -> None:
-    with pytest.raises(ValidationError) as caught:
-        TaskRequest.model_validate(request_)
+def test_what_is_wrong_is_refused_with_its_reason(spec_of: SpecOf, request_: dict[str, object], reason: str) -> None:
+    with pytest.raises((ValidationError, BadRequest)) as caught:
+        spec_of(request_)
     assert reason in str(caught.value)
 
 

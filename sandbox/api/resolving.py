@@ -1,0 +1,121 @@
+"""From a request to what holds: its settings over those of a project over those of an environment, checked together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from sandbox.api.requests import TaskRequest
+from sandbox.api.settings import MergedSettings, SettingsRequest
+from sandbox.core import cache, settings
+from sandbox.core.environments import Environments, remote_key
+from sandbox.core.errors import BadRequest
+from sandbox.core.model import Environment, TaskSpec
+from sandbox.core.network import PHASES
+from sandbox.core.settings import Effective, Layer
+from sandbox.host.cgroup_layout import Limits
+
+REQUEST: Final = "the request"
+PROJECT: Final = "hutch.toml"
+_NETWORK: Final = ("access", "preset", "rules", "methods")
+CHECKOUT: Final = "the checkout"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What holds, the environment that it is from, and the source of each value."""
+
+    settings: MergedSettings
+    effective: Effective
+    environment: str | None
+
+    def shown(self, default: Limits) -> dict[str, Any]:
+        """Everything that would hold, defaults too; `sources` has the paths of what is none."""
+        spec = self.settings.to_spec(default, (), None)
+        values = {
+            **{name: getattr(spec, name) for name in ("repo", "image", "setup", "maintenance", "timeout", "env")},
+            "secrets": list(spec.secrets),
+            "network": {phase: asdict(setting) for phase, setting in spec.network.items()},
+            "limits": asdict(spec.limits or default),
+            "cache": {"lifetime": cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime},
+        }
+        return {"environment": self.environment, "settings": values, "sources": self._sources()}
+
+    def _sources(self) -> dict[str, str]:
+        found = dict(self.effective.sources)
+        if "cache.enabled" in found:
+            found["cache.lifetime"] = found.pop("cache.enabled")
+        for phase in PHASES:
+            given = phase if phase in self.effective.values.get("network", {}) else "setup"
+            mine = {name: found[path] for name in _NETWORK if (path := f"network.{given}.{name}") in found}
+            if mine:  # what allows something makes the access `limited`
+                mine.setdefault("access", next(iter(mine.values())))
+            if phase != "agent" or given == "agent":
+                found |= {f"network.{phase}.{name}": source for name, source in mine.items()}
+        return found
+
+
+def resolve(environments: Environments, body: SettingsRequest) -> Resolved:
+    """Find the environment, lay the layers over each other, check what they make. Raises BadRequest, NotFound, Conflict."""
+    environment = _environment(environments, body)
+    layers = []
+    if environment is not None:
+        layers.append(Layer(f"environment {environment.name}", environment.settings))
+    if body.project is not None:
+        _check_secrets(body, environment)
+        layers.append(Layer(PROJECT, body.project.given()))
+    if body.checkout and (body.project or (environment and environment.remote in (None, remote_key(body.remote)))):
+        layers.append(Layer(CHECKOUT, {"repo": body.checkout}))
+    layers.append(Layer(REQUEST, body.given()))
+    effective = settings.merge(layers)
+    return Resolved(check(effective), effective, environment.name if environment else None)
+
+
+def task_spec(environments: Environments, body: TaskRequest, default: Limits) -> TaskSpec:
+    """The task that a request asks for. Raises BadRequest, NotFound, Conflict."""
+    found = resolve(environments, body)
+    if body.ref and not found.settings.repo:
+        raise BadRequest('"ref" goes with a "repo"', "hutch run --repo URL --ref REF")
+    spec = found.settings.to_spec(default, tuple(body.command), body.ref)
+    return replace(spec, environment=found.environment, fresh=body.fresh)
+
+
+def check(effective: Effective) -> MergedSettings:
+    """The settings, if they make sense together. Raises BadRequest that names the source of what doesn't."""
+    try:
+        return MergedSettings.model_validate(effective.values)
+    except ValidationError as error:
+        place, reason = first_error(error.errors())
+        source = next((found for path, found in effective.sources.items() if f"{path}.".startswith(f"{place}.")), "")
+        raise BadRequest(f"{place}: {reason}" if place else reason, f"set by {source}" if source else "") from error
+
+
+def first_error(errors: Any) -> tuple[str, str]:
+    """Where in what was given the first error is (`limits.memory`), and what it is."""
+    first: Mapping[str, Any] = errors[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    return place, str(first["msg"]).removeprefix("Value error, ")
+
+
+def _environment(environments: Environments, body: SettingsRequest) -> Environment | None:
+    name = body.environment or (body.project.environment if body.project else None)
+    if name is not None:
+        return environments.get(name)
+    for url in (body.remote, body.repo):
+        if url and (found := environments.of_remote(url)) is not None:
+            return found
+    return None
+
+
+def _check_secrets(body: SettingsRequest, environment: Environment | None) -> None:
+    """A file in a repository may name the secrets that it wants; giving them is for the user. Raises BadRequest."""
+    assert body.project is not None
+    given = {*body.secrets, *(environment.settings.get("secrets", ()) if environment else ())}
+    if refused := [name for name in body.project.secrets if name not in given]:
+        raise BadRequest(
+            f"project.secrets: the secret {refused[0]} is not given to this project",
+            f"--secret {refused[0]} gives it, or an environment for its repository that names it",
+        )

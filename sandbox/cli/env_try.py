@@ -1,0 +1,159 @@
+"""`hutch env validate` and `hutch env shell`: an environment tried out by a task that is thrown away afterwards."""
+
+from __future__ import annotations
+
+import shlex
+from binascii import a2b_base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sandbox.cli import project
+from sandbox.cli.common import json_option, pass_client
+from sandbox.cli.output import bytes_text, print_json, print_line, print_table, printable, seconds_text
+from sandbox.cli.render import Renderer, exit_code
+from sandbox.cli.run import cancel_on_signal
+from sandbox.cli.screen import Screen
+from sandbox.cli.settings_options import settings, settings_options
+from sandbox.client import Client, ConnectionLost, HutchError
+from sandbox.shapes import Task
+
+# Each with the words that make it tell its version.
+_TOOLS = {
+    "python": "--version", "pip": "--version", "uv": "--version", "poetry": "--version", "pipenv": "--version",
+    "node": "--version", "npm": "--version", "yarn": "--version", "pnpm": "--version", "go": "version",
+    "rustc": "--version", "cargo": "--version", "java": "-version", "mvn": "--version", "gradle": "--version",
+    "ruby": "--version", "bundle": "--version", "php": "--version", "composer": "--version", "swift": "--version",
+    "gcc": "--version", "g++": "--version", "clang": "--version", "make": "--version", "cmake": "--version",
+    "ninja": "--version", "git": "--version", "git-lfs": "--version", "rg": "--version", "fd": "--version",
+    "jq": "--version", "sqlite3": "--version", "curl": "--version", "protoc": "--version", "docker": "--version",
+}  # fmt: skip
+_LOOK = "command -v {0} >/dev/null && printf '%s\\t%s\\n' {0} \"$(timeout 20 {0} {1} 2>&1 | grep -m1 '[0-9]')\""
+_STAY = "echo ready; while :; do sleep 3600; done"
+
+
+@click.command()
+@click.argument("name", metavar="[NAME]", required=False)
+@settings_options
+@json_option
+@pass_client
+def validate(client: Client, name: str | None, as_json: bool, **options: Any) -> int:
+    """Set an environment up from nothing, and say what an agent would find in it.
+
+    Setup runs as it does for a task, its output is shown, and its result is cached: the next task starts from it. Without NAME it
+    is the environment of the checkout that you stand in. Exit code: 0, or 1 if setup failed.
+
+    \b
+    Examples:
+      hutch env validate web
+      hutch env validate --json > report.json
+    """
+    probe = "\n".join(f"{_LOOK.format(shlex.quote(tool), words)} || true" for tool, words in _TOOLS.items())
+    request = settings(options) | {"command": ["sh", "-c", probe], "fresh": True}
+    screen = Screen(as_json)
+    with _task(client, request, name, screen) as task_id:
+        said, task = _attend(client, task_id, screen)
+    tools = dict(line.split("\t", 1) for line in said.decode("utf-8", "replace").splitlines() if "\t" in line)
+    key = (task["cache"] or {}).get("key")
+    kept = next((one for one in client.snapshots() if key and one["key"] == key), None)
+    if as_json:
+        print_json(
+            {"state": task["state"], "error": task["error"], "phases": task["phases"], "tools": tools, "snapshot": kept}
+        )
+        return exit_code(task)
+    if task["state"] == "succeeded":
+        print_table(("TOOL", "VERSION"), list(tools.items()))
+        times = ", ".join(f"{phase['name']} {seconds_text(phase['seconds'] or 0)}" for phase in task["phases"])
+        print_line(f"times: {times}")
+        print_line(f"cached: {bytes_text(kept['bytes'] or 0)}, until {kept['expires']}" if kept else "cached: nothing")
+    return exit_code(task)
+
+
+@click.command()
+@click.argument("name", metavar="[NAME]", required=False)
+@settings_options
+@pass_client
+def shell(client: Client, name: str | None, **options: Any) -> int:
+    """Open a terminal in an environment's cached state; what you do there is thrown away.
+
+    It is what an agent would find: the repository checked out, the agent's network. Without NAME it is the environment of the
+    checkout that you stand in.
+
+    \b
+    Examples:
+      hutch env shell web
+      hutch env shell --access unrestricted
+    """
+    from sandbox.cli.terminal import interactive
+
+    request = settings(options) | {"command": ["sh", "-c", _STAY]}
+    screen = Screen(json=True)
+    with _task(client, request, name, screen) as task_id:
+        if not _until_ready(client, task_id, screen):
+            return exit_code(client.task(task_id))
+        code = interactive(client, task_id, [], login=True)
+        client.cancel(task_id)
+        _ended(client, task_id)
+    return code
+
+
+@contextmanager
+def _task(client: Client, request: dict[str, Any], name: str | None, screen: Screen) -> Iterator[str]:
+    """A task that is forgotten at the end."""
+    if name is not None:
+        request["environment"] = name
+    file: Path | None = project.complete(request)
+    with cancel_on_signal(client, screen) as cancel:
+        with project.told_by_line(file):
+            task_id = client.create_task(request)["id"]  # type: ignore[arg-type]
+        cancel.task = task_id
+        cancel.catch_up()
+        try:
+            yield task_id
+        finally:
+            _forget(client, task_id)
+
+
+def _attend(client: Client, task_id: str, screen: Screen) -> tuple[bytes, Task]:
+    """Show a task's phases until its end; returns what its command printed, and how it ended."""
+    renderer, said = Renderer(screen), []
+    with client.events(task_id, follow=True) as events:
+        for event in events:
+            if event.get("type") == "end":
+                task: Task = event["task"]
+                if task["state"] != "succeeded":
+                    renderer.summary(task)
+                return b"".join(said), task
+            if event.get("type") == "output" and event.get("phase") == "agent":
+                said.append(a2b_base64(event["data"]))
+            elif event.get("phase") != "agent":
+                renderer.show(event)
+    raise ConnectionLost("the daemon ended the answer before the task's end", f"see: hutch task show {task_id}")
+
+
+def _until_ready(client: Client, task_id: str, screen: Screen) -> bool:
+    """Show the phases before the command; False if the task ended before that ran."""
+    renderer = Renderer(screen)
+    with client.events(task_id, follow=True) as events:
+        for event in events:
+            if event.get("type") == "output" and event.get("phase") == "agent":
+                return True
+            if event.get("phase") != "agent":
+                renderer.show(event)
+    return False
+
+
+def _ended(client: Client, task_id: str) -> None:
+    with client.events(task_id, follow=True, only="network") as events:
+        for _ in events:
+            pass
+
+
+def _forget(client: Client, task_id: str) -> None:
+    try:
+        client.remove_task(task_id)
+    except HutchError as error:
+        print_line(f"hutch: task {task_id} stays: {printable(error)}", 2)
