@@ -52,7 +52,9 @@ def test_amounts_may_be_written_as_people_do(spec_of: SpecOf) -> None:
 
 def test_rules_are_canonical(spec_of: SpecOf) -> None:
     agent = {"rules": ["Example.COM.", "bücher.example", "example.com"], "methods": ["get", "GET"]}
-    assert spec_of({"command": ["true"], "network": {"agent": agent}}).network["agent"] == NetworkSpec("limited", rules=("example.com", "xn--bcher-kva.example"), methods=("GET",))
+    assert spec_of({"command": ["true"], "network": {"agent": agent}}).network["agent"] == NetworkSpec(
+        "limited", rules=("example.com", "xn--bcher-kva.example"), methods=("GET",)
+    )
 
 
 def test_maintenance_has_the_network_of_setup_unless_it_has_its_own(spec_of: SpecOf) -> None:

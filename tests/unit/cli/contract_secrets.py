@@ -1,10 +1,12 @@
-"""contract_server.py's secrets and cache of downloads: the daemon's own routes and store, beside a filter that is made up.
+"""contract_server.py's secrets, environments, snapshots, cache of downloads: the daemon's own routes and store, beside a filter
+that is made up.
 
 It must not reach anything: nobody is told a value here.
 """
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +14,15 @@ from typing import Any
 from fastapi import FastAPI
 
 from sandbox.api.app import make_app
+from rootfs.store import Store as LayerStore
+from sandbox.core.model import Snapshot
 from sandbox.core.sealing import Sealer
 from sandbox.core.secrets import Secrets
+from sandbox.core.snapshots import Snapshots
 from sandbox.core.store import Store
+from sandbox.host.cgroup_layout import Limits
 
+SNAPSHOT = "5a" * 32
 URL = "https://files.example/packages/one-1.0.whl"
 
 
@@ -36,14 +43,38 @@ class Downloads:
 
 
 def app(state: Path) -> FastAPI:
-    """An application in which only /secrets and /cache work."""
+    """An application in which only /secrets, /environments, /snapshots and /cache work."""
 
     async def told(_: str) -> None:
         pass
 
-    secrets = Secrets(Store(state / "hutch.db"), Sealer.load(state))
-    runtime = SimpleNamespace(secrets=secrets, sandboxes=SimpleNamespace(filter=Downloads()))
+    store = Store(state / "hutch.db")
+    runtime: Any = SimpleNamespace(
+        store=store,
+        secrets=Secrets(store, Sealer.load(state)),
+        sandboxes=SimpleNamespace(filter=Downloads()),
+        default_limits=Limits(8 << 30, 2.0, 4096),
+        layers=LayerStore(state / "layers"),
+        layers_in_use=set,
+        bases=SimpleNamespace(layers_in_use=set),
+        changing_layers=asyncio.Lock(),
+    )
+    _add_snapshot(store, runtime.layers)
     services: Any = SimpleNamespace(
-        runtime=runtime, scheduler=SimpleNamespace(secret_changed=told), execs=None, relays=None
+        runtime=runtime,
+        scheduler=SimpleNamespace(secret_changed=told),
+        execs=None,
+        relays=None,
+        snapshots=Snapshots(runtime),
     )
     return make_app(services)
+
+
+def _add_snapshot(store: Store, layers: LayerStore) -> None:
+    with layers.new_staging() as staging:
+        tree = staging / "layer"
+        tree.mkdir()
+        (tree / "file").write_bytes(b"x" * 3000)
+        layers.commit_layer(tree, SNAPSHOT)
+    url = "https://git.example/team/web"
+    store.add_snapshot(Snapshot(SNAPSHOT, "k" * 64, "sha256:i", SNAPSHOT, url, "c" * 40, None, {}, 1e9, 4e9))

@@ -41,7 +41,8 @@ class Running:
         self.cancelled = False
         self.spec = spec
         self.record: dict[str, Any] = {
-            **{name: spec.get(name) for name in ("repo", "ref", "image", "command", "secrets")},
+            **{name: spec.get(name) for name in ("repo", "ref", "environment", "command", "secrets")},
+            "image": spec.get("image", "base"),
             **{"id": self.id, "state": "queued", "exit_code": None, "commit": None, "created": now()},
             **{"started": None, "ended": None, "error": None, "cache": None, "phases": [], "diff": None},
             "network": {"allowed": 0, "denied": []},
@@ -125,7 +126,7 @@ def find(prefix: str) -> Running:
 @router.post("/tasks", status_code=202)
 async def create(request: Request) -> Any:
     spec = await request.json()
-    if spec["image"] not in ("base", *images):
+    if spec.get("image", "base") not in ("base", *images):
         raise Refusal(404, f"there is no image {spec['image']!r}", "see: hutch image ls")
     task = Running(spec)
     tasks[task.id] = task

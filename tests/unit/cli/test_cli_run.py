@@ -50,7 +50,7 @@ def test_output_comes_at_once(server: Server) -> None:
 
 
 def test_json_stands_alone_on_stdout(server: Server) -> None:
-    arguments = ("--json", "--env", "DENIED=example.com", "--", "sh", "-c", "echo out; echo 1 > new; exit 4")
+    arguments = ("--json", "--var", "DENIED=example.com", "--", "sh", "-c", "echo out; echo 1 > new; exit 4")
     done = server.hutch("run", *arguments)
     assert done.returncode == 4
     found = json.loads(done.stdout)
@@ -65,7 +65,7 @@ def test_json_stands_alone_on_stdout(server: Server) -> None:
 
 
 def test_refusals_are_told_once_when_they_happen_and_at_the_end(server: Server) -> None:
-    done = server.hutch("run", "--env", "DENIED=example.com", "--", "true")
+    done = server.hutch("run", "--var", "DENIED=example.com", "--", "true")
     lines = done.stderr.decode().splitlines()
     assert lines.count("-- denied: example.com:443 (no rule allows it)") == 1
     assert "   denied: example.com:443, 2 times; to allow it: --allow example.com" in lines
@@ -87,7 +87,7 @@ def test_time_limit(server: Server) -> None:
 def test_the_request_has_what_was_typed(server: Server, tmp_path: Path) -> None:
     script = tmp_path / "setup.sh"
     script.write_text("true # from the file\n")
-    options = "--repo . --ref v1 --maintenance true --env A=b=c --env E= --secret S --timeout 1m"
+    options = "--repo . --ref v1 --maintenance true --var A=b=c -e E= --secret S --timeout 1m"
     network = (
         "--allow example.com --allow a.example --deny b.a.example --methods get,HEAD --preset common-dependencies "
         "--setup-access limited --setup-allow tcp://db.example:22 --setup-methods any"
@@ -111,7 +111,6 @@ def test_the_request_has_what_was_typed(server: Server, tmp_path: Path) -> None:
     assert task["spec"] == {
         "repo": str(tmp_path),
         "ref": "v1",
-        "image": "base",
         "setup": "true # from the file\n",
         "maintenance": "true",
         "env": {"A": "b=c", "E": ""},
@@ -130,12 +129,10 @@ def test_the_request_has_what_was_typed(server: Server, tmp_path: Path) -> None:
     }
 
 
-def test_defaults_of_the_request(server: Server) -> None:
-    done = server.hutch("run", "--detach", "--json", "true")
+def test_defaults_of_the_request(server: Server, tmp_path: Path) -> None:
+    done = server.hutch("run", "--detach", "--json", "true", cwd=tmp_path)
     task = server.client._json("GET", f"/tasks/{json.loads(done.stdout)['id']}")
-    empty = dict.fromkeys(("repo", "ref", "setup", "maintenance", "timeout", "limits"))
-    rest = {"image": "base", "env": {}, "secrets": [], "network": {}, "command": ["true"]}
-    assert task["spec"] == {**empty, **rest}
+    assert task["spec"] == {"command": ["true"]}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +141,9 @@ def test_defaults_of_the_request(server: Server) -> None:
         (["--"], "hutch: Missing argument 'COMMAND...' (see: hutch run --help)"),
         (["--timeout", "soon", "--", "true"], "'soon' is no duration: write 90, 90s, 15m, 2h or 1h30m"),
         (["--memory", "lots", "--", "true"], "'lots' is no size"),
-        (["--env", "A", "--", "true"], "'A' is no variable: write NAME=VALUE"),
+        (["--var", "A", "--", "true"], "'A' is no variable: write NAME=VALUE"),
+        (["--env", "A=b", "--", "true"], "'A=b' is no environment's name: for a variable write --var A=b"),
+        (["--cache-lifetime", "never", "--", "true"], "'never' is no duration"),
         (["--setup", "@no/such", "--", "true"], "cannot read the script file 'no/such': No such file"),
         (["--allow", "deny a", "--", "true"], "'deny a' denies: write it without that word behind --deny"),
         (["--methods", "GET;", "--", "true"], "'GET;' are no methods"),
