@@ -277,9 +277,9 @@ class Client:
         """Drop them all."""
         return cast("Cleared", self._json("DELETE", "/cache"))
 
-    def gc(self) -> Collected:
-        """Drop expired snapshots, unused layers and old tasks."""
-        return cast("Collected", self._json("POST", "/gc", {}, timeout=None))
+    def gc(self, **wanted: float) -> Collected:
+        """Drop expired snapshots, unused layers and old tasks. Options: older_than (seconds), keep (number), free (bytes)."""
+        return cast("Collected", self._json("POST", "/gc", wanted, timeout=None))
 
     def _json(
         self, method: str, target: str, body: Any = None, timeout: float | None = ANSWER_SECONDS

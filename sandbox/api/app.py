@@ -28,6 +28,7 @@ from sandbox.api import (
     snapshot_routes,
     task_routes,
 )
+from sandbox.api.requests import CollectRequest
 from sandbox.api.resolving import first_error
 from sandbox.api.services import Services
 from sandbox.core import errors, gc
@@ -106,6 +107,6 @@ def _add_host_routes(app: FastAPI, services: Services) -> None:
         return JSONResponse({"checks": [asdict(check) for check in checks]})
 
     @app.post("/gc")
-    async def collect() -> Response:
-        """Drop expired snapshots, unused layers and old tasks."""
-        return JSONResponse(await gc.collect(services.runtime, services.scheduler))
+    async def collect(body: CollectRequest) -> Response:
+        """Drop expired snapshots, unused layers and old tasks, and what else is asked for."""
+        return JSONResponse(await gc.collect(services.runtime, services.scheduler, body.wanted()))

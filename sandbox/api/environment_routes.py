@@ -20,7 +20,7 @@ class EnvironmentRequest(Strict):
     """A new environment."""
 
     name: Annotated[str, Field(max_length=64)]
-    settings: Settings = Settings()
+    settings: Settings = Field(default_factory=lambda: Settings.model_validate({}))
 
 
 def add_routes(app: FastAPI, services: Services) -> None:

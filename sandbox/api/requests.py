@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from sandbox.api.settings import ARGUMENT, SettingsRequest, Strict, check_env, check_text
+from sandbox.api.settings import ARGUMENT, Amount, Seconds, SettingsRequest, Strict, check_env, check_text
 from sandbox.core.execs import ExecSpec
+from sandbox.core.gc import Wanted
 
 type Text = Annotated[str, Field(max_length=ARGUMENT - 1)]
 
@@ -75,3 +76,15 @@ class BuildRequest(Strict):
 
     name: str = "base"
     recipe: str = "base"
+
+
+class CollectRequest(Strict):
+    """What is to go beside what has expired: what is older, all but the newest of each origin, until so much is free."""
+
+    older_than: Seconds | None = None
+    keep: int | None = Field(None, ge=0, le=1_000_000)
+    free: Amount = 0
+
+    def wanted(self) -> Wanted:
+        """The frozen value."""
+        return Wanted(self.older_than, self.keep, self.free)

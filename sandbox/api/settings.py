@@ -24,11 +24,17 @@ ARGUMENT: Final = 128 << 10  # what Linux accepts as one argument
 
 def _written(read: Callable[[str], int]) -> BeforeValidator:
     """Amounts may be numbers, or text as people write it."""
-    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
+
+    def amount(value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(f"{str(value).lower()} is no amount")
+        return read(value) if isinstance(value, str) else value
+
+    return BeforeValidator(amount)
 
 
 type Seconds = Annotated[float, _written(units.duration), Field(gt=0, le=30 * 86400)]
-type Bytes = Annotated[int, _written(units.size), Field(ge=16 << 20)]
+type Amount = Annotated[int, _written(units.size), Field(ge=0)]
 
 
 class Strict(BaseModel):
@@ -40,7 +46,7 @@ class Strict(BaseModel):
 class LimitsRequest(Strict):
     """Limits of each sandbox: bytes (or "2G"), cores, processes."""
 
-    memory: Bytes | None = None
+    memory: Annotated[Amount, Field(ge=16 << 20)] | None = None
     cpus: float | None = Field(None, ge=0.01, le=4096)
     pids: int | None = Field(None, ge=8, le=1 << 22)
 

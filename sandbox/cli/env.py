@@ -83,7 +83,7 @@ def env() -> None:
 @settings_options
 @json_option
 @pass_client
-def create(client: Client, name: str, as_json: bool, **options: Any) -> None:
+def create(client: Client, /, name: str, as_json: bool, **options: Any) -> None:
     """Keep the given settings as the environment NAME.
 
     \b
@@ -116,7 +116,7 @@ def ls(client: Client, as_json: bool) -> None:
 @settings_options
 @json_option
 @pass_client
-def show(client: Client, name: str | None, effective: bool, as_json: bool, **options: Any) -> None:
+def show(client: Client, /, name: str | None, effective: bool, as_json: bool, **options: Any) -> None:
     """Show an environment, or what would hold for a task.
 
     With --effective: everything, defaults included, and which layer each value is from. Without NAME it is told for the checkout
@@ -152,7 +152,7 @@ def show(client: Client, name: str | None, effective: bool, as_json: bool, **opt
 @settings_options
 @json_option
 @pass_client
-def edit(client: Client, name: str, as_json: bool, **options: Any) -> None:
+def edit(client: Client, /, name: str, as_json: bool, **options: Any) -> None:
     """Change an environment: by options, or in your editor ($VISUAL, $EDITOR) without any.
 
     Options replace what they name, entry by entry, and add rules and secrets; to take something out, use the editor.
@@ -186,13 +186,14 @@ def _edited(client: Client, name: str, text: str) -> Any:
         except (OSError, subprocess.CalledProcessError) as error:
             raise HutchError(f"cannot edit {path}: {error}", "set EDITOR; the text is still there") from error
         try:
-            return _stored(client, name, path, replace=True)
+            stored = _stored(client, name, path, replace=True)
         except HutchError as error:
             print_line(f"hutch: {error}", 2)
             if not click.confirm("Edit again?", default=True, err=True):
                 raise HutchError(f"environment {name} is as it was", f"what you typed is in {path}") from None
         else:
             path.unlink()
+            return stored
 
 
 def _stored(client: Client, name: str, path: Path, *, replace: bool) -> Any:
@@ -215,16 +216,18 @@ def copy(client: Client, name: str, copy_name: str, as_json: bool) -> None:
 
 
 @env.command()
+@json_option
 @environment_argument
 @pass_client
-def export(client: Client, name: str) -> None:
+def export(client: Client, name: str, as_json: bool) -> None:
     """Print an environment as a hutch.toml. Secrets are named in it, their values are not.
 
     \b
     Example:
       hutch env export web > hutch.toml
     """
-    print_line(env_text.to_toml(client.environment(name)["settings"]).rstrip("\n"))
+    settings = client.environment(name)["settings"]
+    print_json(settings) if as_json else print_line(env_text.to_toml(settings).rstrip("\n"))
 
 
 @env.command("import")

@@ -66,6 +66,8 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def value_text(value: Any, path: str = "") -> str:
     """A value on one line of a table."""
+    if value is None:
+        return "-"
     if path == "limits.memory":
         return bytes_text(value)
     if path in ("timeout", "cache.lifetime"):
@@ -74,7 +76,7 @@ def value_text(value: Any, path: str = "") -> str:
         return ", ".join(map(str, value)) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    first, *more = str("-" if value is None else value).splitlines() or ["(none)"]
+    first, *more = str(value).splitlines() or ["(none)"]
     text = f"{first} … ({len(more) + 1} lines)" if more else first
     return text if len(text) <= _VALUE_MAX else text[: _VALUE_MAX - 1] + "…"
 

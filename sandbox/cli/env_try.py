@@ -40,7 +40,7 @@ _STAY = "echo ready; while :; do sleep 3600; done"
 @settings_options
 @json_option
 @pass_client
-def validate(client: Client, name: str | None, as_json: bool, **options: Any) -> int:
+def validate(client: Client, /, name: str | None, as_json: bool, **options: Any) -> int:
     """Set an environment up from nothing, and say what an agent would find in it.
 
     Setup runs as it does for a task, its output is shown, and its result is cached: the next task starts from it. Without NAME it
@@ -57,8 +57,8 @@ def validate(client: Client, name: str | None, as_json: bool, **options: Any) ->
     with _task(client, request, name, screen) as task_id:
         said, task = _attend(client, task_id, screen)
     tools = dict(line.split("\t", 1) for line in said.decode("utf-8", "replace").splitlines() if "\t" in line)
-    key = (task["cache"] or {}).get("key")
-    kept = next((one for one in client.snapshots() if key and one["key"] == key), None)
+    key = task["cache"]["key"] if task["cache"] else None
+    kept = next((one for one in client.snapshots() if one["key"] == key), None)
     if as_json:
         print_json(
             {"state": task["state"], "error": task["error"], "phases": task["phases"], "tools": tools, "snapshot": kept}
@@ -75,8 +75,9 @@ def validate(client: Client, name: str | None, as_json: bool, **options: Any) ->
 @click.command()
 @click.argument("name", metavar="[NAME]", required=False)
 @settings_options
+@json_option
 @pass_client
-def shell(client: Client, name: str | None, **options: Any) -> int:
+def shell(client: Client, /, name: str | None, as_json: bool, **options: Any) -> int:
     """Open a terminal in an environment's cached state; what you do there is thrown away.
 
     It is what an agent would find: the repository checked out, the agent's network. Without NAME it is the environment of the
@@ -94,7 +95,7 @@ def shell(client: Client, name: str | None, **options: Any) -> int:
     with _task(client, request, name, screen) as task_id:
         if not _until_ready(client, task_id, screen):
             return exit_code(client.task(task_id))
-        code = interactive(client, task_id, [], login=True)
+        code = interactive(client, task_id, [], login=True, as_json=as_json)
         client.cancel(task_id)
         _ended(client, task_id)
     return code
@@ -119,7 +120,7 @@ def _task(client: Client, request: dict[str, Any], name: str | None, screen: Scr
 
 def _attend(client: Client, task_id: str, screen: Screen) -> tuple[bytes, Task]:
     """Show a task's phases until its end; returns what its command printed, and how it ended."""
-    renderer, said = Renderer(screen), []
+    renderer, said = Renderer(screen), list[bytes]()
     with client.events(task_id, follow=True) as events:
         for event in events:
             if event.get("type") == "end":

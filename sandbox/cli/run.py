@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -68,7 +68,7 @@ def run(
     cancelled. With --json the fields state, exit_code and error tell them apart. Ctrl-C cancels the task and waits for
     its end; a second Ctrl-C leaves at once.
     """
-    request = settings(options) | {"command": list(command)}
+    request: dict[str, Any] = settings(options) | {"command": list(command)}
     if environment:
         request["environment"] = environment
     if ref:
@@ -78,10 +78,10 @@ def run(
     file = complete(request)
     if detach:
         with told_by_line(file):
-            task = client.create_task(request)
+            task = client.create_task(cast("TaskSpec", request))
         print_json(result(task)) if as_json else print_line(task["id"])
         return 0
-    return attend(client, request, file, Screen(as_json), as_json)
+    return attend(client, cast("TaskSpec", request), file, Screen(as_json), as_json)
 
 
 def attend(client: Client, request: TaskSpec, file: Path | None, screen: Screen, as_json: bool) -> int:

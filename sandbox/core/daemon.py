@@ -36,6 +36,7 @@ from sandbox.core.ceiling import Ceiling
 from sandbox.core.ceiling import load as load_ceiling
 from sandbox.core.errors import TaskError
 from sandbox.core.execs import Execs
+from sandbox.core.gc import keep_tidy
 from sandbox.core.images import Bases
 from sandbox.core.registries import Registries
 from sandbox.core.relay import Relays
@@ -113,8 +114,10 @@ async def _serve(settings: Settings) -> None:
                 _log.info("the ceiling of all tasks is %s", settings.ceiling.file)
             gc.collect()
             gc.freeze()  # what is here now stays: no collection has to look at it again, while somebody waits for a start
+            tidying = asyncio.create_task(keep_tidy(runtime, scheduler))
             await stop.wait()
             _log.info("ending")
+            tidying.cancel()
             # Tasks first: their followers' connections then end by themselves.
             await scheduler.close()
             await services.relays.close()

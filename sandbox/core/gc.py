@@ -1,34 +1,84 @@
-"""Garbage collection: expired snapshots, layers that nothing stands on, tasks that ended long ago. Never what is in use."""
+"""Garbage collection: snapshots that have expired or are too many, layers that nothing stands on, tasks that ended long ago.
+
+Never what is in use: what a task stands on stays until it ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rootfs.store import Swept
+from sandbox.core.errors import TaskError
 from sandbox.core.model import Snapshot
 from sandbox.core.runtime import Runtime
 
 if TYPE_CHECKING:
     from sandbox.core.scheduler import Scheduler
 
+_log = logging.getLogger("hutch")
 TASK_AGE: Final = timedelta(days=7)
+_INTERVAL: Final = 3600.0  # seconds between collections that nobody asked for
+_LOW: Final = 0.05  # of the disk: with less free, snapshots go before they expire
 
 
-async def collect(runtime: Runtime, scheduler: Scheduler) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wanted:
+    """What is to go beside what has expired: what is older than `older_than` seconds, all but the newest `keep` snapshots of each
+    origin, and the oldest snapshots until `free` bytes of the disk are free.
+    """
+
+    older_than: float | None = None
+    keep: int | None = None
+    free: int = 0
+
+
+async def collect(runtime: Runtime, scheduler: Scheduler, wanted: Wanted = Wanted()) -> dict[str, Any]:
     """Drop what nobody needs; returns {"snapshots", "layers", "tasks"} as counts and "bytes" freed on disk."""
-    async with runtime.changing_layers:
-        snapshots = _drop_snapshots(runtime)
-        swept = await _sweep(runtime)
-    limit = (datetime.now(UTC) - TASK_AGE).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    old = runtime.store.tasks_ended_before(limit)
-    freed = swept.bytes
-    for task in old:
-        freed += await scheduler.discard(task)
-    return {"snapshots": snapshots, "layers": swept.count, "tasks": len(old), "bytes": freed}
+    used, moment = runtime.layers_in_use(), time.time()
+    idle = [one for one in runtime.store.list_snapshots() if one.layer not in used]
+    doomed = unwanted(idle, wanted, moment)
+    dropped = await drop(runtime, doomed)
+    for task in runtime.store.tasks_ended_before(_before(wanted)):
+        dropped["bytes"] += await scheduler.discard(task)
+        dropped["tasks"] += 1
+    for snapshot in reversed([one for one in idle if one not in doomed]):  # the oldest first
+        if _free(runtime.state) >= wanted.free:
+            break
+        more = await drop(runtime, [snapshot])
+        dropped = {name: count + more[name] for name, count in dropped.items()}
+    return dropped
+
+
+def unwanted(snapshots: Sequence[Snapshot], wanted: Wanted, moment: float) -> list[Snapshot]:
+    """Those of `snapshots` (newest first) that have expired, are too old or too many."""
+    found, counts = [], Counter[tuple[str | None, str | None]]()
+    for one in snapshots:
+        origin = (one.environment, one.repo)
+        too_old = wanted.older_than is not None and moment - one.created > wanted.older_than
+        if one.expires <= moment or too_old or (wanted.keep is not None and counts[origin] >= wanted.keep):
+            found.append(one)
+        else:
+            counts[origin] += 1
+    return found
+
+
+def _before(wanted: Wanted) -> str:
+    age = TASK_AGE if wanted.older_than is None else timedelta(seconds=wanted.older_than)
+    return (datetime.now(UTC) - age).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _free(state: Path) -> int:
+    disk = os.statvfs(state)
+    return disk.f_bavail * disk.f_frsize
 
 
 async def drop(runtime: Runtime, snapshots: Sequence[Snapshot]) -> dict[str, int]:
@@ -36,20 +86,21 @@ async def drop(runtime: Runtime, snapshots: Sequence[Snapshot]) -> dict[str, int
     async with runtime.changing_layers:
         for snapshot in snapshots:
             runtime.store.remove_snapshot(snapshot.id)
-        swept = await _sweep(runtime)
-    return {"snapshots": len(snapshots), "bytes": swept.bytes}
+        kept = {snapshot.layer for snapshot in runtime.store.list_snapshots()}
+        referenced = kept | runtime.layers_in_use() | runtime.bases.layers_in_use()
+        swept: Swept = await asyncio.to_thread(runtime.layers.remove_unused_layers, referenced)
+    return {"snapshots": len(snapshots), "layers": swept.count, "tasks": 0, "bytes": swept.bytes}
 
 
-async def _sweep(runtime: Runtime) -> Swept:
-    kept = {snapshot.layer for snapshot in runtime.store.list_snapshots()}
-    referenced = kept | runtime.layers_in_use() | runtime.bases.layers_in_use()
-    return await asyncio.to_thread(runtime.layers.remove_unused_layers, referenced)
-
-
-def _drop_snapshots(runtime: Runtime) -> int:
-    """Forget expired snapshots that no task stands on; how many."""
-    used, moment = runtime.layers_in_use(), time.time()
-    dropped = [one for one in runtime.store.list_snapshots() if one.expires <= moment and one.layer not in used]
-    for snapshot in dropped:
-        runtime.store.remove_snapshot(snapshot.id)
-    return len(dropped)
+async def keep_tidy(runtime: Runtime, scheduler: Scheduler) -> None:
+    """Collect every hour, until cancelled; with little room left, as much as makes some."""
+    while True:
+        await asyncio.sleep(_INTERVAL)
+        disk = os.statvfs(runtime.state)
+        try:
+            done = await collect(runtime, scheduler, Wanted(free=int(disk.f_blocks * disk.f_frsize * _LOW)))
+        except (TaskError, OSError) as error:
+            _log.warning("cannot collect garbage: %s", error)
+        else:
+            if done["bytes"]:
+                _log.info("dropped what nobody needs: %(snapshots)d snapshots, %(tasks)d tasks, %(bytes)d bytes", done)

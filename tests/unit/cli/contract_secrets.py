@@ -13,8 +13,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from sandbox.api.app import make_app
 from rootfs.store import Store as LayerStore
+from sandbox.api.app import make_app
 from sandbox.core.model import Snapshot
 from sandbox.core.sealing import Sealer
 from sandbox.core.secrets import Secrets

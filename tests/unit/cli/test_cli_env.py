@@ -102,7 +102,7 @@ def test_an_editor_that_writes_nonsense_loses_nothing(server: Server, web: str) 
         (b'imagine = "base"\n', "line 1: imagine: Extra inputs are not permitted"),
         (b'\n[env]\n"A B" = "1"\n', "line 2: env: 'A B' is no name of a variable"),
         (b"[network.agent]\n\nrules = [\n 'a b.example',\n]\n", "line 3: network.agent.rules"),
-        (b"timeout = true\n\n", "line 1: timeout"),
+        (b"timeout = true\n\n", "line 1: timeout: true is no amount"),
         (b"image = base\n", "Invalid value (at line 1, column 9)"),
         (b"image = 'b\xff'\n", "line 1: invalid start byte; the file must be UTF-8"),
         (b"setup = { file = 'no/such.sh' }\n", "line 1: setup: cannot read 'no/such.sh': No such file"),

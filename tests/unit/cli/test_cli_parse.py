@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import units
 from sandbox.cli import parse
 from sandbox.cli.main import is_plain_exec, wants_json
 from sandbox.cli.network_options import typed
@@ -17,13 +18,13 @@ from sandbox.cli.network_options import typed
     [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1h30m", 5400), ("1d", 86400), (" 1m5s ", 65), ("007", 7)],
 )
 def test_duration(text: str, seconds: int) -> None:
-    assert parse.duration(text) == seconds
+    assert units.duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "0s", "5x", "-1", "1.5h", "30m1h", "1h30", "m", "٣", "1 h"])
 def test_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is no duration: write 90"):
-        parse.duration(text)
+        units.duration(text)
 
 
 @pytest.mark.parametrize(
@@ -31,13 +32,13 @@ def test_no_duration(text: str) -> None:
     [("1", 1), ("512M", 512 << 20), ("2g", 2 << 30), ("1.5GiB", 3 << 29), ("10KB", 10240), ("1T", 1 << 40), ("7 B", 7)],
 )
 def test_size(text: str, count: int) -> None:
-    assert parse.size(text) == count
+    assert units.size(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "0", "0.1", "M", "-1M", "1E", "1,5G", "nan", "1MM"])
 def test_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
-        parse.size(text)
+        units.size(text)
 
 
 @pytest.mark.parametrize(
