@@ -1,12 +1,16 @@
 """A task's overlay upper directory, and the layers below it, read as data: what overlayfs would show, without a mount.
 
 Must not follow a link, open anything but regular files and directories, recurse, or write. What overlayfs never makes with
-redirect_dir=off, metacopy=off is refused, not guessed: then a file's content would be somewhere else.
+metacopy=off is refused, not guessed: then a file's content would be somewhere else.
 
     character device 0:0                       whiteout: the name is gone
     directory with trusted.overlay.opaque=y    opaque: nothing of it comes from below
+    directory with trusted.overlay.redirect    was moved: what is below stands under another name (`b`, in the same directory)
+                                               or path (`/a/b`, from the root); only in the upper, see inside/mounts.py
     any other directory                        merged with the directories of its name below, down to the first that is
                                                opaque or no directory
+
+A directory that was moved is read whole, what is below included: all of it is new where it stands now.
 """
 
 import errno
@@ -19,7 +23,8 @@ from types import TracebackType
 from typing import Self
 
 _PREFIX = "trusted.overlay."
-# Bookkeeping of overlayfs that says nothing about content. `redirect` and `metacopy` would.
+_REDIRECT = _PREFIX + "redirect"
+# Bookkeeping of overlayfs that says nothing about content. `metacopy` would.
 _HARMLESS = frozenset(_PREFIX + name for name in ("opaque", "origin", "impure", "nlink", "upper", "uuid", "protattr"))
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: should a fifo stand there after all, opening it must not wait for a writer.
@@ -64,9 +69,12 @@ def kind_of(info: os.stat_result) -> Kind:
 class Directory:
     """One directory of the stack: its upper part and the parts below it that still show. Owns their descriptors."""
 
-    def __init__(self, upper: int, lowers: Sequence[int]) -> None:
+    def __init__(self, upper: int, lowers: Sequence[int], way: "Way | None" = None, moved: bool = False) -> None:
         self.upper = upper
         self.lowers = tuple(lowers)
+        self._way = way or Way(self.lowers, b"")
+        self._parts = (upper, *self.lowers) if moved else (upper,)  # those whose entries count as the upper's
+        self._moved = moved
 
     @classmethod
     def open(cls, upper: str | os.PathLike[str], lowers: Sequence[str | os.PathLike[str]]) -> Self:
@@ -96,41 +104,54 @@ class Directory:
 
     def entries(self, limit: int) -> list[Entry]:
         """What the upper has, in byte order of the names; TooLarge if that is more than `limit`."""
-        found: list[Entry] = []
-        with os.scandir(self.upper) as entries:
-            for entry in entries:
-                if len(found) >= limit:
-                    raise TooLarge
-                # The directory itself tells files and links, without another system call for each.
-                if entry.is_file(follow_symlinks=False):
-                    kind = Kind.FILE
-                elif entry.is_symlink():
-                    kind = Kind.LINK
-                else:
-                    kind = kind_of(entry.stat(follow_symlinks=False))
-                found.append(Entry(os.fsencode(entry.name), kind))
-        return sorted(found, key=lambda entry: entry.name)
+        found: dict[str, Entry] = {}
+        for part in self._parts:
+            with os.scandir(part) as entries:
+                for entry in entries:
+                    if len(found) >= limit:
+                        raise TooLarge
+                    if entry.name not in found:
+                        found[entry.name] = Entry(os.fsencode(entry.name), _kind_of_entry(entry))
+        return sorted(found.values(), key=lambda entry: entry.name)
 
     def kind(self, name: bytes) -> Kind | None:
         """What the upper has under `name`, None for nothing."""
-        info = _stat(self.upper, name)
-        return kind_of(info) if info else None
+        found = self._holder(name)
+        return kind_of(found[1]) if found else None
+
+    def _holder(self, name: bytes) -> tuple[int, os.stat_result] | None:
+        """Where among the upper's parts `name` is (an index), and what it is."""
+        for index, part in enumerate(self._parts):
+            if info := _stat(part, name):
+                return index, info
+        return None
+
+    def _part(self, name: bytes) -> int:
+        found = self._holder(name)
+        return self._parts[found[0]] if found else self.upper
 
     def child(self, name: bytes) -> "Directory":
         """The directory `name` of the upper with what still shows of the layers below it."""
-        fd = os.open(name, _DIRECTORY, dir_fd=self.upper)
+        index = (self._holder(name) or (0, None))[0]
+        fd = os.open(name, _DIRECTORY, dir_fd=self._parts[index])
         lowers: list[int] = []
         try:
-            if not _is_opaque(fd, name):
-                _collect(self.lowers, name, lowers)
+            redirect = _redirect(fd, name) if index == 0 else None
+            moved = self._moved or (redirect is not None and not self._way.is_here(redirect, name))
+            if _is_opaque(fd, name, redirect is not None):
+                pass
+            elif redirect is not None and redirect.startswith(b"/"):
+                self._way.collect(redirect, lowers)
+            else:
+                _collect(self.lowers[index:], redirect or name, lowers)
         except BaseException:
             _close([fd, *lowers])
             raise
-        return Directory(fd, lowers)
+        return Directory(fd, lowers, self._way.to(name), moved)
 
     def below(self, name: bytes) -> os.stat_result | None:
-        """What the layers below show under `name`, None for nothing."""
-        for fd in self.lowers:
+        """What the layers below show under `name`, None for nothing; nothing where they count as the upper's."""
+        for fd in () if self._moved else self.lowers:
             info = _stat(fd, name)
             if info:
                 return None if kind_of(info) is Kind.WHITEOUT else info
@@ -143,7 +164,7 @@ class Directory:
 
     def read(self, name: bytes, limit: int) -> tuple[bytes, bool]:
         """The content of the upper's regular file `name`, and whether it is executable; TooLarge beyond `limit`."""
-        return _read(self.upper, name, limit)
+        return _read(self._part(name), name, limit)
 
     def read_merged(self, name: bytes, limit: int) -> bytes | None:
         """The content of `name` in the merged view; None if it is not there or no regular file (links aren't followed)."""
@@ -155,7 +176,60 @@ class Directory:
 
     def target(self, name: bytes) -> bytes:
         """Where the upper's symbolic link `name` points; it is not looked up."""
-        return os.readlink(name, dir_fd=self.upper)
+        return os.readlink(name, dir_fd=self._part(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a directory stands: its path from the root, and the roots of the layers below, which must stay open."""
+
+    roots: tuple[int, ...]
+    path: bytes  # with a slash before each name
+
+    def to(self, name: bytes) -> "Way":
+        """The way to an entry of the directory."""
+        return Way(self.roots, self.path + b"/" + name)
+
+    def is_here(self, redirect: bytes, name: bytes) -> bool:
+        """Whether a directory was moved away and back again."""
+        return redirect in (name, self.path + b"/" + name)
+
+    def collect(self, path: bytes, into: list[int]) -> None:
+        """Open the directories `path` of the layers below, top first, until one hides the rest."""
+        at = [os.dup(root) for root in self.roots]
+        try:
+            for name in path[1:].split(b"/"):
+                found: list[int] = []
+                try:
+                    _collect(at, name, found)
+                finally:
+                    _close(at)
+                    at = found
+        except BaseException:
+            _close(at)
+            raise
+        into += at
+
+
+def _kind_of_entry(entry: os.DirEntry[str]) -> Kind:
+    """The directory itself tells files and links, without another system call for each."""
+    if entry.is_file(follow_symlinks=False):
+        return Kind.FILE
+    return Kind.LINK if entry.is_symlink() else kind_of(entry.stat(follow_symlinks=False))
+
+
+def _redirect(fd: int, name: bytes) -> bytes | None:
+    """Where what is below a directory of the upper stands, if it was moved."""
+    try:
+        value = os.getxattr(fd, _REDIRECT)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return None
+        raise
+    names = value[1:].split(b"/") if value.startswith(b"/") else [value]
+    if any(part in (b"", b".", b"..") or b"/" in part for part in names):
+        raise UpperError(f"cannot read {_shown(name)}: its overlay attribute 'redirect' is {value!r}, which is no path")
+    return value
 
 
 def _collect(lowers: Sequence[int], name: bytes, into: list[int]) -> None:
@@ -199,8 +273,8 @@ def _read(directory: int, name: bytes, limit: int) -> tuple[bytes, bool]:
     return data, bool(info.st_mode & 0o100)
 
 
-def _is_opaque(fd: int, name: bytes) -> bool:
-    if _PREFIX + "opaque" not in _check_attributes(fd, name):
+def _is_opaque(fd: int, name: bytes, redirected: bool = False) -> bool:
+    if _PREFIX + "opaque" not in _check_attributes(fd, name, redirected):
         return False
     value = os.getxattr(fd, _PREFIX + "opaque")
     if value != b"y":
@@ -210,8 +284,8 @@ def _is_opaque(fd: int, name: bytes) -> bool:
     return True
 
 
-def _check_attributes(fd: int, name: bytes) -> list[str]:
-    """The extended attributes; UpperError if one says that content is kept elsewhere."""
+def _check_attributes(fd: int, name: bytes, redirected: bool = False) -> list[str]:
+    """The extended attributes; UpperError if one says that content is kept elsewhere, unless that is known."""
     try:
         attributes = os.listxattr(fd)
     except OSError as error:
@@ -219,7 +293,8 @@ def _check_attributes(fd: int, name: bytes) -> list[str]:
             return []
         raise
     for attribute in attributes:
-        if attribute.startswith(_PREFIX) and attribute not in _HARMLESS:
+        known = attribute in _HARMLESS or (redirected and attribute == _REDIRECT)
+        if attribute.startswith(_PREFIX) and not known:
             raise UpperError(
                 f"cannot read {_shown(name)}: it has the overlay attribute {attribute}, which Hutch doesn't make"
             )

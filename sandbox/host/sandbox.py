@@ -40,6 +40,7 @@ _BIND: Final = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscall
 class SandboxSpec:
     """What a phase needs. `layers` bottom first; `writable` is a directory that holds `upper` (work is made in it).
 
+    With `redirects` directories of the layers can be renamed; such an `upper` makes no layer.
     `policy` is the filter's; `files` and `binds` appear below /run/hutch, read-only. Limits: bytes, cores, processes.
     """
 
@@ -52,6 +53,7 @@ class SandboxSpec:
     limits: Limits
     files: Mapping[str, bytes] = field(default_factory=dict)
     binds: Mapping[str, Path] = field(default_factory=dict)
+    redirects: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ class Sandboxes:
             cwd=spec.cwd,
             files={name: table.add(_memory_file(stack, content)) for name, content in spec.files.items()},
             binds={name: tree(path, _BIND) for name, path in spec.binds.items()},
+            redirects=spec.redirects,
         )
         return table, plan
 

@@ -72,7 +72,7 @@ def prepare(uid_base: int) -> Prepared:
 def enter_root(plan: StartPlan, prepared: Prepared, fds: list[int]) -> None:
     """Build the root that `plan` describes and make it this process's root directory."""
     _attach_layers(plan, prepared.stage, fds)
-    _mount_overlay(len(plan.layers))
+    _mount_overlay(len(plan.layers), plan.redirects)
     _fill_hutch_directory(prepared.hutch, plan, fds)
     root = os.open("root", _SAFE_DIR | os.O_CLOEXEC)
     for path, mount in (
@@ -101,13 +101,14 @@ def _attach_layers(plan: StartPlan, stage: int, fds: list[int]) -> None:
         syscalls.move_mount(fds[index], stage, name)
 
 
-def _mount_overlay(layers: int) -> None:
+def _mount_overlay(layers: int, redirects: bool) -> None:
     lower = ":".join(str(number) for number in reversed(range(layers)))
     # volatile: what a killed phase wrote is thrown away anyway, and a finished one is synced before it is committed.
-    # redirect_dir, metacopy and index off: the upper directory then says all there is to say in plain files and whiteouts.
-    options = (
-        f"lowerdir={lower},upperdir=w/upper,workdir=w/work,redirect_dir=off,metacopy=off,index=off,xino=off,volatile"
-    )
+    # metacopy and index off: the upper directory then says what there is to say in plain files and whiteouts. Without redirects,
+    # renaming a directory that came from below fails (EXDEV; mv copies then, `git mv` doesn't). With them it leaves a note in the
+    # upper, which rootfs/upper.py reads; what becomes a layer has none.
+    redirect = "on" if redirects else "nofollow"
+    options = f"lowerdir={lower},upperdir=w/upper,workdir=w/work,redirect_dir={redirect},metacopy=off,index=off,xino=off,volatile"
     syscalls.mount("overlay", "root", "overlay", syscalls.MS_NODEV, options)
 
 

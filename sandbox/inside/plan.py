@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 class StartPlan(NamedTuple):
     """A sandbox's file system and the command that it runs; for the process that stands by as its pid 1.
 
+    With `redirects`, a directory that came from below can be renamed (see mounts.py).
     `layers` are descriptor indexes of detached, id-mapped mounts, bottom first; `writable` that of one which holds `upper` and
     `work`. `files` maps names below /run/hutch to descriptor indexes of their content, `binds` paths there to those of mounts.
     """
@@ -30,6 +31,7 @@ class StartPlan(NamedTuple):
     cwd: str
     files: dict[str, int]
     binds: dict[str, int]
+    redirects: bool = False
     status: int = 0
 
 
