@@ -34,7 +34,7 @@ def _say(line: dict[str, Any]) -> None:
 _NEEDED = {
     "fetch": ("state", "url"),
     "result": ("mirror", "base", "upper", "workdir", "lower", "task"),
-    "diff": ("mirror", "base", "commit", "output"),
+    "uncommitted": ("url",),
     "drop": ("mirror", "task"),
 }
 
@@ -50,8 +50,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         return git_mirror.fetch(Path(request["state"]), request["url"], request.get("ref"), progress)
     if operation == "result":
         return git_result.result(git_result.Request.parse(request))
-    if operation == "diff":
-        return git_result.diff(Path(request["mirror"]), request["base"], request["commit"], Path(request["output"]))
+    if operation == "uncommitted":
+        return git_mirror.uncommitted(request["url"])
     return git_result.drop(Path(request["mirror"]), request["task"])
 
 

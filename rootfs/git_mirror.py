@@ -47,7 +47,7 @@ def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[st
         default = guess_default(head.target, head.commit, refs)
         found = _resolved(repo, source, ref, refs, default, progress)
         commit = repo[found.target]
-    notices = [found.notice, git_local.uncommitted(local) if local else None, *_notices(repo, commit)]
+    notices = [found.notice, *_notices(repo, commit)]
     return {
         "mirror": str(home / "mirror.git"),
         "objects": str(home / "mirror.git" / "objects"),
@@ -59,6 +59,7 @@ def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[st
         "commit": str(commit.id),
         "refs": refs,
         "notices": [notice for notice in notices if notice],
+        "local": local is not None,
     }
 
 
@@ -285,3 +286,9 @@ def _blob(repo: pygit2.Repository, commit: Any, path: str) -> bytes:
     except KeyError:
         return b""
     return entry.data[: 1 << 20] if isinstance(entry, pygit2.Blob) else b""
+
+
+def uncommitted(url: str) -> dict[str, str | None]:
+    """What of a local repository is in no commit, as a notice. The job's "uncommitted"."""
+    source = git_url.parse(url)
+    return {"notice": git_local.uncommitted(git_local.open_local(source)) if source.path else None}

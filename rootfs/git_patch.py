@@ -16,18 +16,23 @@ _PLAIN = re.compile(rb"[!#-\[\]-~]+\Z")  # printable ASCII without space, quote 
 _ESCAPES = {7: b"\\a", 8: b"\\b", 9: b"\\t", 10: b"\\n", 11: b"\\v", 12: b"\\f", 13: b"\\r", 34: b'\\"', 92: b"\\\\"}
 
 
-def patches(repo: pygit2.Repository, old: Any, new: Any) -> Iterator[bytes]:
-    """The patch from tree `old` to tree `new`, one file at a time."""
-    for patch in repo.diff(old, new, flags=DiffOption.SHOW_BINARY):
+def compare(repo: pygit2.Repository, old: Any, new: Any) -> Any:
+    """What differs between two trees: libgit2's diff."""
+    return repo.diff(old, new, flags=DiffOption.SHOW_BINARY)
+
+
+def patches(changes: Any) -> Iterator[bytes]:
+    """The patch of what differs, one file at a time."""
+    for patch in changes:
         body = _BODY.search(patch.data)
         yield header(patch.delta, body is not None and body[0].startswith(b"@@")) + (
             patch.data[body.start() :] if body else b""
         )
 
 
-def counts(repo: pygit2.Repository, old: Any, new: Any) -> tuple[int, int, int]:
+def counts(changes: Any) -> tuple[int, int, int]:
     """Files changed, lines added, lines removed."""
-    stats = repo.diff(old, new).stats
+    stats = changes.stats
     return stats.files_changed, stats.insertions, stats.deletions
 
 

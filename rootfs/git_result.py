@@ -8,6 +8,7 @@ mirror's objects can be mounted into sandboxes without showing them other tasks'
                             refs/hutch/tasks/<task>
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from pygit2.enums import RepositoryOpenFlag
 
 from rootfs.git_errors import RepositoryError
 from rootfs.git_mirror import locked
-from rootfs.git_patch import counts, patches
+from rootfs.git_patch import compare, counts, patches
 from rootfs.git_tree import Limits, Report, TreeEditor, shown
 from rootfs.pack import COMMIT, TREE, PackWriter
 from rootfs.upper import Directory, Kind, UpperError
@@ -46,6 +47,7 @@ class Request:
     task: str
     message: str
     limits: Limits
+    output: Path | None
 
     @classmethod
     def parse(cls, request: dict[str, Any]) -> Self:
@@ -67,11 +69,12 @@ class Request:
             request["task"],
             message,
             limits,
+            Path(request["output"]) if request.get("output") else None,
         )
 
 
 def result(request: Request) -> dict[str, Any]:
-    """Commit what the task changed. The job's "result"; "commit" is null if that is nothing."""
+    """Commit what the task changed, and write the patch that makes it. The job's "result"; "commit" null if that is nothing."""
     ref = _ref(request.task)
     repo = open_results(request.mirror)
     base = _commit(repo, request.base)
@@ -91,7 +94,11 @@ def result(request: Request) -> dict[str, Any]:
         pack.close()
     # A commit that took its place at the same second with the same content is the same commit: the ref may be moved.
     repo.references.create(ref, commit, force=True)
-    return _described(commit, counts(repo, base.tree, repo[commit].tree), report)
+    changes = compare(repo, base.tree, repo[commit].tree)
+    if request.output is not None:
+        with request.output.open("wb") as file:
+            file.writelines(patches(changes))
+    return _described(commit, counts(changes), report)
 
 
 def open_results(mirror: Path) -> pygit2.Repository:
@@ -119,7 +126,7 @@ def _make_results(mirror: Path, results: Path) -> None:
         alternates.parent.mkdir(exist_ok=True)
         alternates.write_text("../../mirror.git/objects\n")
         repo.free()
-        os.sync()
+        _sync(work)
         (work / "results.git").rename(results)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -137,16 +144,27 @@ def _commit(repo: pygit2.Repository, sha: str) -> Any:
     return commit
 
 
+def _sync(top: Path) -> None:
+    """Make sure that a small tree is on the disk; not by syncing all of that, which may have a gigabyte to write."""
+    for folder, _, names in os.walk(top, topdown=False):
+        for path in (*(os.path.join(folder, name) for name in names), folder):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
 def _edited(repo: pygit2.Repository, request: Request, base: Any, pack: PackWriter) -> tuple[bytes, Report]:
     """The task's tree. The way down to the work tree counts too: whoever removed /workspace removed all files."""
     editor = TreeEditor(repo, pack, request.limits)
-    found: Directory | _Way = Directory.open(request.upper, request.lowers)
-    for name in request.workdir.split(b"/"):
+    with contextlib.ExitStack() as on_the_way:
+        found: Directory | _Way = Directory.open(request.upper, request.lowers)
+        for name in request.workdir.split(b"/"):
+            if isinstance(found, Directory):
+                found = _step(on_the_way.enter_context(found), name)
         if isinstance(found, Directory):
-            with found:
-                found = _step(found, name)
-    if isinstance(found, Directory):
-        return editor.edit(found, base.tree_id.raw), editor.report
+            return editor.edit(found, base.tree_id.raw), editor.report
     if found is _Way.UNTOUCHED:
         return base.tree_id.raw, editor.report
     editor.report.notice(f"/{shown(request.workdir)} is gone: the task removed or replaced it")
@@ -189,17 +207,6 @@ def _described(commit: str | None, counts: Sequence[int], report: Report) -> dic
         "skipped": skipped,
         "notices": notices,
     }
-
-
-def diff(mirror: Path, base: str, commit: str, output: Path) -> dict[str, Any]:
-    """Write the patch from `base` to `commit` to `output`, such that `git apply` makes the very same tree. The job's "diff"."""
-    repo = open_results(mirror)
-    old, new = _commit(repo, base).tree, _commit(repo, commit).tree
-    size = 0
-    with output.open("wb") as file:
-        for patch in patches(repo, old, new):
-            size += file.write(patch)
-    return {"output": str(output), "bytes": size}
 
 
 def drop(mirror: Path, task: str) -> dict[str, Any]:

@@ -117,12 +117,16 @@ class Store:
         """Bytes in its regular files. Walks the whole layer."""
         return tree_size(self.layer_path(layer))
 
-    def commit_layer(self, tree: Path, layer: str) -> Path:
-        """Turn a finished tree in staging/ into a layer. When the layer exists already, `tree` is left for the caller."""
+    def commit_layer(self, tree: Path, layer: str, *, synced: bool = True) -> Path:
+        """Turn a finished tree in staging/ into a layer. When the layer exists already, `tree` is left for the caller.
+
+        Without `synced` the caller must sync (`sync_layers`) before anything names the layer.
+        """
         target = self.layer_path(layer)
         if target.is_dir():
             return target
-        sync_filesystem(tree)
+        if synced:
+            sync_filesystem(tree)
         try:
             tree.rename(target)
         except OSError as error:
@@ -132,6 +136,10 @@ class Store:
                 ) from error
         sync_directory(self.layers)
         return target
+
+    def sync_layers(self) -> None:
+        """Bring all layers to the disk."""
+        sync_filesystem(self.layers)
 
     def unused_layers(self, referenced: set[str]) -> list[str]:
         """Layers that no image names and that aren't in `referenced` (snapshots and running tasks know theirs)."""

@@ -47,7 +47,7 @@ from sandbox.core.secrets import Secrets
 from sandbox.core.snapshots import Snapshots
 from sandbox.core.store import Store
 from sandbox.host import filter as egress
-from sandbox.host import identity, seccomp, trusted
+from sandbox.host import identity, jobs, seccomp, trusted
 from sandbox.host.cgroup import Cgroups, Limits
 from sandbox.host.errors import HostError
 from sandbox.host.index_questions import IndexQuestions
@@ -62,6 +62,7 @@ _INIT: Final = ("/usr/bin/catatonit", "/usr/libexec/podman/catatonit", "/usr/lib
 _MEMORY: Final = 8 << 30  # bytes a sandbox may use unless its task says otherwise, if the host has twice that
 _PROCESSES: Final = 4096
 _THREADS: Final = 64
+_READY_JOBS: Final = 3  # a task fetches, looks for what is in no commit, and makes its result
 _DESCRIPTORS: Final = 65536  # a queued task holds one, a running one about a dozen; shells start us with 1,024
 
 
@@ -108,6 +109,7 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(scheduler.close)
         services = Services(runtime, scheduler, Execs(), Relays(), Snapshots(runtime))
         listener = stack.enter_context(_listen(settings.socket))
+        await stack.enter_async_context(jobs.keep_ready("rootfs.git_job", _READY_JOBS))
         async with _api(services, listener):
             _log.info("serving on %s (state %s)", settings.socket, settings.state)
             if settings.ceiling.file:
@@ -121,6 +123,7 @@ async def _serve(settings: Settings) -> None:
             # Tasks first: their followers' connections then end by themselves.
             await scheduler.close()
             await services.relays.close()
+            await runtime.kept()
     _log.info("ended")
 
 

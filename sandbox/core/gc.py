@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("hutch")
 TASK_AGE: Final = timedelta(days=7)
 _INTERVAL: Final = 3600.0  # seconds between collections that nobody asked for
+_FIRST: Final = 60.0
 _LOW: Final = 0.05  # of the disk: with less free, snapshots go before they expire
 
 
@@ -43,6 +44,7 @@ class Wanted:
 
 async def collect(runtime: Runtime, scheduler: Scheduler, wanted: Wanted = Wanted()) -> dict[str, Any]:
     """Drop what nobody needs; returns {"snapshots", "layers", "tasks"} as counts and "bytes" freed on disk."""
+    await runtime.kept()
     used, moment = runtime.layers_in_use(), time.time()
     idle = [one for one in runtime.store.list_snapshots() if one.layer not in used]
     doomed = unwanted(idle, wanted, moment)
@@ -93,9 +95,11 @@ async def drop(runtime: Runtime, snapshots: Sequence[Snapshot]) -> dict[str, int
 
 
 async def keep_tidy(runtime: Runtime, scheduler: Scheduler) -> None:
-    """Collect every hour, until cancelled; with little room left, as much as makes some."""
+    """Collect soon after the start and every hour, until cancelled; with little room left, as much as makes some."""
+    pause = _FIRST
     while True:
-        await asyncio.sleep(_INTERVAL)
+        await asyncio.sleep(pause)
+        pause = _INTERVAL
         disk = os.statvfs(runtime.state)
         try:
             done = await collect(runtime, scheduler, Wanted(free=int(disk.f_blocks * disk.f_frsize * _LOW)))

@@ -176,7 +176,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An environment's state after setup: a layer over an image's. Times are seconds since the epoch."""
+    """An environment's state after setup: a layer over an image's. Times: seconds since the epoch; `checkout`: as a Source's."""
 
     id: str
     key: str
@@ -185,6 +185,7 @@ class Snapshot:
     repo: str | None
     commit: str | None
     environment: str | None
+    checkout: str | None
     inputs: Mapping[str, str]
     created: float
     expires: float

@@ -32,6 +32,10 @@ from sandbox.host.sandbox import Sandbox, SandboxSpec
 
 _KILLED: Final = 137  # the exit code of a phase that had to be killed, as shells tell it
 _GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL for a phase that must end
+# Where the sandboxes of a task write, below its directory.
+SETUP: Final = "setup"
+PREPARED: Final = "prepared"
+AGENT: Final = "agent"
 _CHECKOUT: Final = Path(rootfs.__file__).with_name("checkout.sh")
 
 
@@ -61,9 +65,9 @@ class PhaseContext:
         self.placeholders = {phase: self._runtime.secrets.placeholders(names, phase) for phase in PHASES}
         self._layers = [self._runtime.layers.layer_path(layer) for layer in base.layers]
 
-    def add_layer(self, layer: str) -> None:
-        """Stack a snapshot's layer on top."""
-        self._layers.append(self._runtime.layers.layer_path(layer))
+    def add_layer(self, layer: Path) -> None:
+        """Stack a directory on top, which nobody writes to any more."""
+        self._layers.append(layer)
 
     @property
     def layers_top_first(self) -> list[Path]:
@@ -155,6 +159,7 @@ class PhaseContext:
                 limits=self._limits(),
                 files=files,
                 binds={"git/objects": self._source.objects} if self._source else {},
+                redirects=name == "agent",
             )
             return self._runtime.sandboxes.open(spec, keep, self._network.add)
 
@@ -226,7 +231,7 @@ def new_writable(directory: Path) -> Path:
 
 def remove_writables(task_directory: Path) -> None:
     """Remove what a task's sandboxes wrote; a tenant's tree, so with care. Never raises for what is gone already."""
-    for name in ("fs", "setup"):
+    for name in (SETUP, PREPARED, AGENT):
         path = task_directory / name
         if path.exists():
             remove_tree(path)

@@ -2,8 +2,8 @@
 
     source    = mirror fetched, ref resolved to a commit
     snapshot  = found by key, or made: [checkout ─ setup] on an upper directory that becomes a layer by one rename
-    workspace = the task's commit checked out on top; maintenance where a snapshot was resumed
-    agent     = the command, with the agent's policy
+    workspace = the task's commit checked out on top, unless the snapshot is at it; maintenance where a snapshot was resumed
+    agent     = the command, with the agent's policy, on a directory of its own: what it changes is all that is looked at later
     result    = commit and diff from the upper directory
 
 The one writer of a task's state while it runs; readers have the store and the journal.
@@ -129,18 +129,30 @@ class TaskRun:
                 if not spec.caches:
                     life.push_async_callback(gc.drop, runtime, [snapshot])
                 life.enter_context(runtime.using(snapshot.layer))
-                self.context.add_layer(snapshot.layer)
-            writable = phases.new_writable(self.directory / "fs")
-            if found is not None:
-                await self.context.checkout(writable, found.commit, found.branch)
-                self._change(commit=found.commit)
-                fault.at("task: checked out")
-            if hit and spec.maintenance:
-                await self.context.script("maintenance", writable, spec.maintenance)
+                self.context.add_layer(runtime.layers.layer_path(snapshot.layer))
+            await self._prepare(found, snapshot, hit)
+            if found is not None and found.local:
+                life.push_async_callback(_ended, asyncio.create_task(self._tell_uncommitted()))
+            writable = phases.new_writable(self.directory / phases.AGENT)
             life.push_async_callback(self._record_result, found, writable)
             code = await self.context.agent(writable)
             fault.at("task: agent ended")
             self._change(exit_code=code)
+
+    async def _prepare(self, found: Source | None, snapshot: Snapshot | None, hit: bool) -> None:
+        """Bring the files to the task's commit, and freshen a cached state. What that writes is a layer of the task's own."""
+        maintenance = self.task.spec.maintenance if hit else None
+        moves = found is not None and (snapshot is None or snapshot.checkout != found.checkout)
+        if moves or maintenance:
+            writable = phases.new_writable(self.directory / phases.PREPARED)
+            if found is not None and moves:
+                await self.context.checkout(writable, found.commit, found.branch)
+            if maintenance:
+                await self.context.script("maintenance", writable, maintenance)
+            self.context.add_layer(writable / "upper")
+        if found is not None:
+            self._change(commit=found.commit)
+        fault.at("task: checked out")
 
     async def _fetch(self) -> Source:
         async with self._host_phase("fetch"):
@@ -158,12 +170,12 @@ class TaskRun:
         parts = cache.inputs(spec, self.context.base.image.digest, url, self.context.placeholders["setup"])
         key = cache.key(parts)
         async with self._runtime.building(key):  # two tasks that miss together build once
-            snapshot = None if spec.fresh or not spec.caches else store.snapshot(key)
+            snapshot = None if spec.fresh or not spec.caches else self._runtime.pending.get(key) or store.snapshot(key)
             if snapshot is not None and self._runtime.layers.has_layer(snapshot.layer):
                 self._say_cache(True, key, cache.explain_hit(snapshot))
                 return snapshot, True
             self._say_cache(False, key, self._why_miss(snapshot, parts, url))
-            directory = self.directory / "setup"
+            directory = self.directory / phases.SETUP
             return await build_snapshot(self._runtime, self.context, spec, directory, found, parts), False
 
     def _why_miss(self, unusable: Snapshot | None, parts: Mapping[str, str], url: str | None) -> str:
@@ -190,16 +202,18 @@ class TaskRun:
                 "upper": str(writable / "upper"), "workdir": found.workdir.lstrip("/"), "task": self.task.id,
                 "lower": [str(layer) for layer in self.context.layers_top_first],
                 "message": f"Hutch task {self.task.id}\n\n{' '.join(self.task.spec.command)}\n",
+                "output": str(self.directory / "diff.patch"),
             }  # fmt: skip
             result = await jobs.run("rootfs.git_job", request, _RESULT_TIMEOUT)
             fault.at("task: result made")
             diff = {name: result[name] for name in ("files", "insertions", "deletions")}
             self._change(diff=diff, result={"mirror": found.mirror, "base": found.commit, "commit": result["commit"]})
-            if result["commit"]:
-                output = {"op": "diff", "mirror": found.mirror, "base": found.commit, "commit": result["commit"]}
-                output |= {"state": str(self._runtime.state), "output": str(self.directory / "diff.patch")}
-                await jobs.run("rootfs.git_job", output, _RESULT_TIMEOUT)
         self._tell_skipped(result)
+
+    async def _tell_uncommitted(self) -> None:
+        with contextlib.suppress(HostError, OSError):  # nothing depends on it
+            if notice := await source.uncommitted(self.task.spec):
+                self.journal.notice(notice)
 
     def _tell_skipped(self, result: Mapping[str, Any]) -> None:
         for text in result.get("notices", ()):
@@ -255,3 +269,8 @@ class TaskRun:
 
 def _text(message: str, remedy: str) -> dict[str, str]:
     return {"message": message, "remedy": remedy}
+
+
+async def _ended(running: asyncio.Task[None]) -> None:
+    """Wait for what nobody has waited for yet."""
+    await asyncio.gather(running, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -12,12 +13,17 @@ from weakref import WeakValueDictionary
 
 from rootfs.store import Store as LayerStore
 from sandbox.core.ceiling import Ceiling
+from sandbox.core.errors import TaskError
 from sandbox.core.images import Bases
+from sandbox.core.model import Snapshot
 from sandbox.core.registries import Registries
 from sandbox.core.secrets import Secrets
 from sandbox.core.store import Store
+from sandbox.host import fault
 from sandbox.host.cgroup import Limits
 from sandbox.host.sandbox import Sandboxes
+
+_log = logging.getLogger("hutch")
 
 
 @dataclass
@@ -35,8 +41,33 @@ class Runtime:
     secrets: Secrets
     # Held while a layer has come to the disk but nothing names it yet, and while layers that nothing names are removed.
     changing_layers: asyncio.Lock
+    pending: dict[str, Snapshot] = field(default_factory=dict)  # by key, those whose files are on their way to the disk
+    _keeping: set[asyncio.Task[None]] = field(default_factory=set)
     _used: Counter[str] = field(default_factory=Counter)
     _building: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Have other tasks find a snapshot: at once while this daemon lives, and for good once its files are on the disk."""
+        self.pending[snapshot.key] = snapshot
+        task = asyncio.create_task(self._keep(snapshot))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def _keep(self, snapshot: Snapshot) -> None:
+        with self.using(snapshot.layer):
+            try:
+                await asyncio.to_thread(self.layers.sync_layers)
+                self.store.add_snapshot(snapshot)
+                fault.at("snapshot: stored")
+            except (TaskError, OSError) as error:
+                _log.warning("cannot keep the snapshot %s: %s", snapshot.id[:12], error)
+            finally:
+                if self.pending.get(snapshot.key) is snapshot:
+                    del self.pending[snapshot.key]
+
+    async def kept(self) -> None:
+        """Wait until every snapshot is kept for good that is to be."""
+        await asyncio.gather(*self._keeping, return_exceptions=True)
 
     @contextlib.contextmanager
     def using(self, *layers: str) -> Iterator[None]:

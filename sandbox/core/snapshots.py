@@ -1,5 +1,5 @@
-"""Snapshots: setup's upper directory becomes a layer by one rename, after a sync, and then is found by its key; and what of
-them is shown and dropped."""
+"""Snapshots: setup's upper directory becomes a layer by one rename, and is found by its key from when it is on the disk; and what
+of them is shown and dropped."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ async def build_snapshot(
     """Check out the default branch, run setup, keep the result. A script that fails raises PhaseFailed and leaves no snapshot."""
     script = context.setup_script
     writable = phases.new_writable(directory)
-    if source is not None:
-        await context.checkout(writable, source.default_commit, source.default_branch)
+    await _check_out(context, writable, source)
     await context.script("setup", writable, script)
+    await _check_out(context, writable, source)  # again: a task of this commit then has nothing to do
     fault.at("snapshot: set up")
     layer = secrets.token_hex(32)
     created = time.time()
@@ -41,16 +41,21 @@ async def build_snapshot(
         repo=source.url if source else None,
         commit=source.default_commit if source else None,
         environment=spec.environment,
+        checkout=source.default_checkout if source else None,
         inputs=dict(inputs),
         created=created,
         expires=created + (cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime),
     )
     async with runtime.changing_layers:
-        await asyncio.to_thread(runtime.layers.commit_layer, writable / "upper", layer)
+        await asyncio.to_thread(runtime.layers.commit_layer, writable / "upper", layer, synced=False)
         fault.at("snapshot: layer committed")
-        runtime.store.add_snapshot(snapshot)
-    fault.at("snapshot: stored")
+        runtime.keep(snapshot)
     return snapshot
+
+
+async def _check_out(context: PhaseContext, writable: Path, source: Source | None) -> None:
+    if source is not None:
+        await context.checkout(writable, source.default_commit, source.default_branch)
 
 
 class Snapshots:
@@ -62,20 +67,24 @@ class Snapshots:
 
     async def shown(self) -> list[dict[str, Any]]:
         """All of them, newest first, as the API shows them."""
+        await self._runtime.kept()
         found = self._runtime.store.list_snapshots()
         used, keys = self._runtime.layers_in_use(), self._runtime.store.cache_keys()
         return [await self._shown(one, used, keys) for one in found]
 
     async def show(self, prefix: str) -> dict[str, Any]:
         """One, by an unambiguous beginning of its id. Raises NotFound, BadRequest."""
+        await self._runtime.kept()
         return await self._shown(self._find(prefix), self._runtime.layers_in_use(), self._runtime.store.cache_keys())
 
     async def remove(self, prefix: str) -> dict[str, int]:
         """Drop one. Raises NotFound, BadRequest."""
+        await self._runtime.kept()
         return await gc.drop(self._runtime, [self._find(prefix)])
 
     async def reset(self, environment: str) -> dict[str, int]:
         """Drop those of an environment; returns how many, and the bytes freed."""
+        await self._runtime.kept()
         return await gc.drop(
             self._runtime, [one for one in self._runtime.store.list_snapshots() if one.environment == environment]
         )

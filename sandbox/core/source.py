@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,21 @@ class Source:
     default_branch: str | None
     refs: Mapping[str, str]
     notices: tuple[str, ...]
+    local: bool
+
+    @property
+    def checkout(self) -> str:
+        """Stands for all that checking out `commit` makes: the same, the same files and the same .git."""
+        return self._checkout(self.commit, self.branch)
+
+    @property
+    def default_checkout(self) -> str:
+        """The same for the default branch."""
+        return self._checkout(self.default_commit, self.default_branch)
+
+    def _checkout(self, commit: str, branch: str | None) -> str:
+        made = [self.workdir, self.url, commit, branch, self.default_branch, dict(self.refs)]
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
 async def fetch(state: Path, spec: TaskSpec, progress: Callable[[str], None]) -> Source:
@@ -63,4 +80,10 @@ def _parse(found: Mapping[str, object]) -> Source:
         default_branch=str(default_branch) if default_branch else None,
         refs=refs,
         notices=tuple(notices),
+        local=bool(found["local"]),
     )
+
+
+async def uncommitted(spec: TaskSpec) -> str | None:
+    """A notice when a local repository has changes that are in no commit."""
+    return (await jobs.run("rootfs.git_job", {"op": "uncommitted", "url": spec.repo}, FETCH_TIMEOUT)).get("notice")

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from proxy.launch import LaunchError, unprivileged_command
@@ -20,6 +20,9 @@ from sandbox.host.errors import HostError
 _MAX_LINE: Final = 16 << 20
 _STDERR_TAIL: Final = 2000
 _GRACE: Final = 5.0
+_PAUSE: Final = (
+    0.3  # seconds until another one is started in the place of one that was taken: whose task needs the processor now
+)
 _BARE: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -43,11 +46,8 @@ async def lines(
     With `uid` it runs as that user, without any privilege, and knows nothing of the daemon's environment.
     Raises JobFailed with the job's own words, or when it takes longer than `timeout` seconds.
     """
-    process = await asyncio.create_subprocess_exec(
-        *_command(module, uid),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        limit=_MAX_LINE, start_new_session=True, cwd="/", env=_environment() if uid is None else _BARE,
-    )  # fmt: skip
+    ready = _ready.get(module) if uid is None else None
+    process = (ready.take() if ready else None) or await _start(module, uid)
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -76,6 +76,67 @@ async def lines(
         errors.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await errors
+
+
+async def _start(module: str, uid: int | None = None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *_command(module, uid),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        limit=_MAX_LINE, start_new_session=True, cwd="/", env=_environment() if uid is None else _BARE,
+    )  # fmt: skip
+
+
+class _Ready:
+    """Processes of one job that have imported what it needs, which takes a tenth of a second, and wait for a request."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._waiting: list[asyncio.subprocess.Process] = []
+        self._starting: set[asyncio.Task[None]] = set()
+
+    def add(self, delay: float = 0.0) -> None:
+        """Start another one, in `delay` seconds."""
+        task = asyncio.create_task(self._add(delay))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _add(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        with contextlib.suppress(OSError):  # then the request starts its own, or says why it can't
+            self._waiting.append(await _start(self._module))
+
+    def take(self) -> asyncio.subprocess.Process | None:
+        """One that is alive, if there is one."""
+        while self._waiting:
+            process = self._waiting.pop(0)
+            self.add(_PAUSE)
+            if process.returncode is None:
+                return process
+        return None
+
+    async def close(self) -> None:
+        """End them all."""
+        for task in self._starting:
+            task.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        for process in self._waiting:
+            await _end(process)
+
+
+_ready: dict[str, _Ready] = {}
+
+
+@contextlib.asynccontextmanager
+async def keep_ready(module: str, count: int) -> AsyncIterator[None]:
+    """While inside, `count` processes of a job stand by, so that a request doesn't wait for one to start."""
+    ready = _ready[module] = _Ready(module)
+    for _ in range(count):
+        ready.add()
+    try:
+        yield
+    finally:
+        del _ready[module]
+        await ready.close()
 
 
 async def _tail(stream: asyncio.StreamReader) -> bytes:

@@ -152,5 +152,5 @@ def test_removing_a_task(daemon: Daemon, repo: Path, state: Path) -> None:
 
 def test_what_a_task_wrote_is_gone_after_its_end(daemon: Daemon, state: Path) -> None:
     done = tasks.run(daemon, *sh("mkdir -p /root/deep/er; echo x >/root/deep/er/file; chmod 0 /root/deep"))
-    tasks.wait_for(lambda: not (state / "tasks" / done["id"] / "fs").exists(), "the removal")
+    tasks.wait_for(lambda: not (state / "tasks" / done["id"] / "agent").exists(), "the removal")
     assert sorted(path.name for path in (state / "tasks" / done["id"]).iterdir()) == ["events.ndjson"]

@@ -21,7 +21,7 @@ from tests.support.faults import Victim
 from tests.support.tasks import sh
 
 # Where something is being released an error would only be a failed release; the death of the daemon is what counts.
-NOT_RAISED = ("lease: about to be released", "task: end stored", "task: end told")
+NOT_RAISED = ("lease: about to be released", "task: end stored", "task: end told", "snapshot: stored")
 
 
 @pytest.fixture(autouse=True)

@@ -202,7 +202,7 @@ def test_a_command_that_joins_is_in_the_same_control_group(daemon: Daemon) -> No
 def test_owners_on_disk_are_those_inside(daemon: Daemon, state: Path) -> None:
     script = "cd /root; echo x >file; mkdir directory; ln -s file link; chown 1000:2000 file; chown -h 33 link"
     with tasks.running(daemon, script) as task:
-        upper = state / "tasks" / task / "fs" / "upper" / "root"
+        upper = state / "tasks" / task / "agent" / "upper" / "root"
         owners = {name: (upper / name).lstat() for name in ("file", "directory", "link")}
     assert {name: (info.st_uid, info.st_gid) for name, info in owners.items()} == {
         "file": (1000, 2000),

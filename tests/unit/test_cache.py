@@ -73,5 +73,5 @@ def test_a_first_run_and_an_expired_snapshot_are_told_apart() -> None:
 
 def _snapshot(parts: dict[str, str]) -> Snapshot:
     return Snapshot(
-        "s", cache.key(parts), "sha256:image", "0" * 64, "https://git.example/p", None, None, parts, 0.0, 43200.0
+        "s", cache.key(parts), "sha256:image", "0" * 64, "https://git.example/p", None, None, None, parts, 0.0, 43200.0
     )

@@ -11,7 +11,7 @@ NOW = 1000.0
 
 
 def snapshot(name: str, age: float, environment: str = "e", lifetime: float = 500.0) -> Snapshot:
-    return Snapshot(name, "k", "i", name, "r", None, environment, {}, NOW - age, NOW - age + lifetime)
+    return Snapshot(name, "k", "i", name, "r", None, environment, None, {}, NOW - age, NOW - age + lifetime)
 
 
 SNAPSHOTS = [

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rootfs.git_errors import RepositoryError
 from rootfs.git_names import is_git, is_modules
-from rootfs.git_result import diff, drop, open_results
+from rootfs.git_patch import compare, patches
+from rootfs.git_result import drop, open_results
 from rootfs.git_tree import parse_tree, tree_data
 from rootfs.git_url import parse, safe_name
 from rootfs.pack import BLOB, COMMIT, TREE, PackWriter
@@ -69,7 +70,9 @@ def test_a_patch_makes_the_same_tree(old: Tree, new: Tree) -> None:
         trees = [write_tree(mirror, tree, state / "index") for tree in (old, {**old, **new})]
         commits = [git(mirror, "commit-tree", tree, "-m", "c") for tree in trees]
         for base, tip, wanted in ((*commits, trees[1]), (*reversed(commits), trees[0])):
-            assert diff(mirror, base, tip, state / "patch")["bytes"] == (state / "patch").stat().st_size
+            repo = open_results(mirror)
+            changes = compare(repo, repo[base].tree, repo[tip].tree)
+            (state / "patch").write_bytes(b"".join(patches(changes)))
             if base == tip or trees[0] == trees[1]:
                 assert (state / "patch").read_bytes() == b""
                 continue
@@ -109,11 +112,13 @@ def test_the_job_answers_bad_requests_with_a_sentence(tmp_path: Path) -> None:
     assert "there is no operation 'x'" in job({"op": "x"})["error"]["message"]
     assert "lacks state, url" in job({"op": "fetch"})["error"]["message"]
     request = {
-        "op": "diff",
+        "op": "result",
         "mirror": str(mirror_in(tmp_path)),
         "base": "1" * 40,
-        "commit": "2" * 40,
-        "output": str(tmp_path / "out"),
+        "upper": str(tmp_path),
+        "workdir": "w",
+        "lower": [],
+        "task": "t",
     }
     assert "cannot find the commit 1111" in job(request)["error"]["message"]
     assert (

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import repos
-from tests.support.repos import ROOT, fetch, fetch_error, git
+from tests.support.repos import ROOT, fetch, fetch_error, git, job
 
 
 @pytest.fixture
@@ -154,7 +154,10 @@ def test_many_refs_are_packed(state: Path, source: Path) -> None:
 def test_uncommitted_changes_are_told(state: Path, source: Path) -> None:
     (source / "new file").write_text("x")
     (source / "a").write_text("changed")
-    assert "2 uncommitted changes are not part of the run" in fetch(state, source)["notices"][0]
+    assert (
+        "2 uncommitted changes are not part of the run"
+        in job({"op": "uncommitted", "url": str(source)})["result"]["notice"]
+    )
 
 
 def test_a_worktree_is_its_own_branch(state: Path, source: Path, tmp_path: Path) -> None:

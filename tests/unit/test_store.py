@@ -81,8 +81,8 @@ def test_prefixes_must_be_unambiguous(store: Store) -> None:
 
 
 def test_only_a_live_snapshot_of_the_same_key_is_found(store: Store) -> None:
-    live = Snapshot("l", "k", "i", "l", "u", None, None, {"a": "b"}, created=1.0, expires=4e9)
-    expired = Snapshot("e", "old", "i", "e", "u", None, "e", {}, created=2.0, expires=3.0)
+    live = Snapshot("l", "k", "i", "l", "u", None, None, None, {"a": "b"}, created=1.0, expires=4e9)
+    expired = Snapshot("e", "old", "i", "e", "u", None, "e", None, {}, created=2.0, expires=3.0)
     store.add_snapshot(live)
     store.add_snapshot(expired)
     assert store.snapshot("k") == live

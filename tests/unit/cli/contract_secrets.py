@@ -45,7 +45,7 @@ class Downloads:
 def app(state: Path) -> FastAPI:
     """An application in which only /secrets, /environments, /snapshots and /cache work."""
 
-    async def told(_: str) -> None:
+    async def told(*_: str) -> None:
         pass
 
     store = Store(state / "hutch.db")
@@ -58,6 +58,7 @@ def app(state: Path) -> FastAPI:
         layers_in_use=set,
         bases=SimpleNamespace(layers_in_use=set),
         changing_layers=asyncio.Lock(),
+        kept=told,
     )
     _add_snapshot(store, runtime.layers)
     services: Any = SimpleNamespace(
@@ -77,4 +78,4 @@ def _add_snapshot(store: Store, layers: LayerStore) -> None:
         (tree / "file").write_bytes(b"x" * 3000)
         layers.commit_layer(tree, SNAPSHOT)
     url = "https://git.example/team/web"
-    store.add_snapshot(Snapshot(SNAPSHOT, "k" * 64, "sha256:i", SNAPSHOT, url, "c" * 40, None, {}, 1e9, 4e9))
+    store.add_snapshot(Snapshot(SNAPSHOT, "k" * 64, "sha256:i", SNAPSHOT, url, "c" * 40, None, None, {}, 1e9, 4e9))

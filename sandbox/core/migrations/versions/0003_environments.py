@@ -1,4 +1,4 @@
-"""Environments: settings under a name; a snapshot knows the one it was made for."""
+"""Environments: settings under a name; a snapshot knows the one it was made for, and what it has checked out."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table and the column."""
+    """Make the table and the columns."""
     op.create_table(
         "environments",
         sa.Column("name", sa.String(64), primary_key=True),
@@ -20,9 +20,11 @@ def upgrade() -> None:
         sa.Column("changed", sa.String(32), nullable=False),
     )
     op.add_column("snapshots", sa.Column("environment", sa.String(64)))
+    op.add_column("snapshots", sa.Column("checkout", sa.String(64)))
 
 
 def downgrade() -> None:
     """Drop them, with all environments."""
+    op.drop_column("snapshots", "checkout")
     op.drop_column("snapshots", "environment")
     op.drop_table("environments")
