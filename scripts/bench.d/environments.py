@@ -73,7 +73,7 @@ def starts(daemon: Daemon, directory: Path, rounds: int) -> Rows:
     """A task of a repository of 10,000 files whose setup is cached, until its command's first instruction."""
     bench.say("starts from a cached state")
     repo = repository(directory / "tenthousand", 10_000)
-    spec = {"repo": str(repo), "setup": f"echo {directory.name} >/root/made"}
+    spec: dict[str, Any] = {"repo": str(repo), "setup": f"echo {directory.name} >/root/made"}
     tasks.run(daemon, "true", **spec)
     whole, elsewhere, own, clone = list[float](), list[float](), list[float](), list[float]()
     for branch in range(2):
