@@ -6,6 +6,7 @@ the unquoted names with spaces that git and libgit2 write into them (a directory
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pygit2
@@ -16,24 +17,27 @@ _PLAIN = re.compile(rb"[!#-\[\]-~]+\Z")  # printable ASCII without space, quote 
 _ESCAPES = {7: b"\\a", 8: b"\\b", 9: b"\\t", 10: b"\\n", 11: b"\\v", 12: b"\\f", 13: b"\\r", 34: b'\\"', 92: b"\\\\"}
 
 
-def compare(repo: pygit2.Repository, old: Any, new: Any) -> Any:
-    """What differs between two trees: libgit2's diff."""
-    return repo.diff(old, new, flags=DiffOption.SHOW_BINARY)
-
-
-def patches(changes: Any) -> Iterator[bytes]:
-    """The patch of what differs, one file at a time."""
-    for patch in changes:
-        body = _BODY.search(patch.data)
-        yield header(patch.delta, body is not None and body[0].startswith(b"@@")) + (
-            patch.data[body.start() :] if body else b""
-        )
-
-
-def counts(changes: Any) -> tuple[int, int, int]:
+@dataclass(slots=True)
+class Counts:
     """Files changed, lines added, lines removed."""
-    stats = changes.stats
-    return stats.files_changed, stats.insertions, stats.deletions
+
+    files: int = 0
+    insertions: int = 0
+    deletions: int = 0
+
+
+def patches(repo: pygit2.Repository, old: Any, new: Any, counts: Counts) -> Iterator[bytes]:
+    """The patch from tree `old` to tree `new`, one file at a time; counts along."""
+    for patch in repo.diff(old, new, flags=DiffOption.SHOW_BINARY):
+        _, added, removed = patch.line_stats
+        counts.files += 1
+        counts.insertions += added
+        counts.deletions += removed
+        data = patch.data
+        body = _BODY.search(data)
+        yield header(patch.delta, body is not None and body[0].startswith(b"@@")) + (
+            data[body.start() :] if body else b""
+        )
 
 
 def header(delta: Any, has_lines: bool) -> bytes:

@@ -14,8 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +24,7 @@ from pygit2.enums import RepositoryOpenFlag
 
 from rootfs.git_errors import RepositoryError
 from rootfs.git_mirror import locked
-from rootfs.git_patch import compare, counts, patches
+from rootfs.git_patch import Counts, patches
 from rootfs.git_tree import Limits, Report, TreeEditor, shown
 from rootfs.pack import COMMIT, TREE, PackWriter
 from rootfs.upper import Directory, Kind, UpperError
@@ -83,7 +82,7 @@ def result(request: Request) -> dict[str, Any]:
     try:
         tree, report = _edited(repo, request, base, pack)
         if tree == base.tree_id.raw:
-            return _described(None, (0, 0, 0), report)
+            return _described(None, Counts(), report)
         commit = pack.add(COMMIT, _commit_data(tree, request)).hex()
         pack.finish(commit)
     except UpperError as error:
@@ -94,11 +93,10 @@ def result(request: Request) -> dict[str, Any]:
         pack.close()
     # A commit that took its place at the same second with the same content is the same commit: the ref may be moved.
     repo.references.create(ref, commit, force=True)
-    changes = compare(repo, base.tree, repo[commit].tree)
-    if request.output is not None:
-        with request.output.open("wb") as file:
-            file.writelines(patches(changes))
-    return _described(commit, counts(changes), report)
+    counts = Counts()
+    with open(request.output or os.devnull, "wb") as file:
+        file.writelines(patches(repo, base.tree, repo[commit].tree, counts))
+    return _described(commit, counts, report)
 
 
 def open_results(mirror: Path) -> pygit2.Repository:
@@ -193,17 +191,14 @@ def _commit_data(tree: bytes, request: Request) -> bytes:
     )
 
 
-def _described(commit: str | None, counts: Sequence[int], report: Report) -> dict[str, Any]:
+def _described(commit: str | None, counts: Counts, report: Report) -> dict[str, Any]:
     skipped = [{"path": shown(path), "reason": reason} for path, reason in report.skipped]
     notices = list(report.notices)
     if report.more:
         notices.append(f"{report.more} more files were left out")
-    files, insertions, deletions = counts
     return {
         "commit": commit,
-        "files": files,
-        "insertions": insertions,
-        "deletions": deletions,
+        **asdict(counts),
         "skipped": skipped,
         "notices": notices,
     }

@@ -6,6 +6,7 @@ Must not need root: results are committed with git itself here.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from rootfs.git_errors import RepositoryError
 from rootfs.git_names import is_git, is_modules
-from rootfs.git_patch import compare, patches
+from rootfs.git_patch import Counts, patches
 from rootfs.git_result import drop, open_results
 from rootfs.git_tree import parse_tree, tree_data
 from rootfs.git_url import parse, safe_name
@@ -71,8 +72,10 @@ def test_a_patch_makes_the_same_tree(old: Tree, new: Tree) -> None:
         commits = [git(mirror, "commit-tree", tree, "-m", "c") for tree in trees]
         for base, tip, wanted in ((*commits, trees[1]), (*reversed(commits), trees[0])):
             repo = open_results(mirror)
-            changes = compare(repo, repo[base].tree, repo[tip].tree)
-            (state / "patch").write_bytes(b"".join(patches(changes)))
+            counts = Counts()
+            (state / "patch").write_bytes(b"".join(patches(repo, repo[base].tree, repo[tip].tree, counts)))
+            stats = repo.diff(repo[base].tree, repo[tip].tree).stats
+            assert astuple(counts) == (stats.files_changed, stats.insertions, stats.deletions)
             if base == tip or trees[0] == trees[1]:
                 assert (state / "patch").read_bytes() == b""
                 continue
