@@ -97,6 +97,8 @@ def first_error(errors: Any) -> tuple[str, str]:
     """Where in what was given the first error is (`limits.memory`), and what it is."""
     first: Mapping[str, Any] = errors[0]
     place = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "extra_forbidden":
+        return place, "there is no such setting"
     return place, str(first["msg"]).removeprefix("Value error, ")
 
 

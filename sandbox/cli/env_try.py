@@ -32,6 +32,7 @@ _TOOLS = {
     "jq": "--version", "sqlite3": "--version", "curl": "--version", "protoc": "--version", "docker": "--version",
 }  # fmt: skip
 _LOOK = "command -v {0} >/dev/null && printf '%s\\t%s\\n' {0} \"$(timeout 20 {0} {1} 2>&1 | grep -m1 '[0-9]')\""
+_VERSION_MAX = 72  # characters; curl's is a list of libraries
 _STAY = "echo ready; while :; do sleep 3600; done"
 
 
@@ -65,7 +66,7 @@ def validate(client: Client, /, name: str | None, as_json: bool, **options: Any)
         )
         return exit_code(task)
     if task["state"] == "succeeded":
-        print_table(("TOOL", "VERSION"), list(tools.items()))
+        print_table(("TOOL", "VERSION"), [(tool, version[:_VERSION_MAX]) for tool, version in tools.items()])
         times = ", ".join(f"{phase['name']} {seconds_text(phase['seconds'] or 0)}" for phase in task["phases"])
         print_line(f"times: {times}")
         print_line(f"cached: {bytes_text(kept['bytes'] or 0)}, until {kept['expires']}" if kept else "cached: nothing")

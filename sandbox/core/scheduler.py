@@ -109,6 +109,9 @@ class Scheduler:
     async def remove(self, identity: str) -> None:
         """Forget a task that has ended, and its files. Raises Conflict while it runs."""
         task = self._runtime.store.task(identity)
+        run = self._runs.get(task.id)
+        if run is not None and run.driver is not None and not task.active:
+            await asyncio.wait([run.driver])  # it has ended, and only tidies up
         if task.id in self._runs:
             raise Conflict(f"task {task.id} is {task.state}", f"hutch task cancel {task.id}")
         await self.discard(task)

@@ -179,8 +179,9 @@ class Store:
             db.execute(tasks.delete().where(tasks.c.id == identity))
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Store a snapshot."""
+        """Store a snapshot, in place of those of its key."""
         with self._writing() as db:
+            db.execute(snapshots.delete().where(snapshots.c.key == snapshot.key))
             db.execute(snapshots.insert().values(**asdict(snapshot)))
 
     def snapshot(self, key: str) -> Snapshot | None:

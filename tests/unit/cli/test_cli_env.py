@@ -99,7 +99,7 @@ def test_an_editor_that_writes_nonsense_loses_nothing(server: Server, web: str) 
     ("text", "sentence"),
     [
         (b'image = "base"\n[limits]\nmemory = "much"\n', "line 3: limits.memory: 'much' is no size"),
-        (b'imagine = "base"\n', "line 1: imagine: Extra inputs are not permitted"),
+        (b'imagine = "base"\n', "line 1: imagine: there is no such setting"),
         (b'\n[env]\n"A B" = "1"\n', "line 2: env: 'A B' is no name of a variable"),
         (b"[network.agent]\n\nrules = [\n 'a b.example',\n]\n", "line 3: network.agent.rules"),
         (b"timeout = true\n\n", "line 1: timeout: true is no amount"),
