@@ -20,7 +20,7 @@ from typing import Any
 import pygit2
 from pygit2.enums import FileMode, RepositoryOpenFlag
 
-from rootfs import git_local, git_remote, git_url
+from rootfs import git_local, git_manifests, git_remote, git_url
 from rootfs.git_errors import Progress, RepositoryError
 from rootfs.git_remote import Head
 from rootfs.git_url import Source
@@ -47,6 +47,10 @@ def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[st
         default = guess_default(head.target, head.commit, refs)
         found = _resolved(repo, source, ref, refs, default, progress)
         commit = repo[found.target]
+        default_commit = refs[BRANCHES + default] if default else head.commit or str(commit.id)
+        manifests = git_manifests.read(repo, str(commit.id))
+        same = default_commit == str(commit.id)
+        default_manifests = manifests if same else git_manifests.read(repo, default_commit)
     notices = [found.notice, *_notices(repo, commit)]
     return {
         "mirror": str(home / "mirror.git"),
@@ -54,12 +58,14 @@ def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[st
         "name": source.name,
         "origin_url": source.location,
         "default_branch": default,
-        "default_commit": refs[BRANCHES + default] if default else head.commit or str(commit.id),
+        "default_commit": default_commit,
         "branch": found.branch,
         "commit": str(commit.id),
         "refs": refs,
         "notices": [notice for notice in notices if notice],
         "local": local is not None,
+        "manifests": manifests,
+        "default_manifests": default_manifests,
     }
 
 

@@ -47,6 +47,7 @@ class Request:
     message: str
     limits: Limits
     output: Path | None
+    exclude: tuple[bytes, ...]  # patterns as in .git/info/exclude, by whom who prepared the environment
 
     @classmethod
     def parse(cls, request: dict[str, Any]) -> Self:
@@ -69,6 +70,7 @@ class Request:
             message,
             limits,
             Path(request["output"]) if request.get("output") else None,
+            tuple(os.fsencode(pattern) for pattern in request.get("exclude", ())),
         )
 
 
@@ -155,7 +157,7 @@ def _sync(top: Path) -> None:
 
 def _edited(repo: pygit2.Repository, request: Request, base: Any, pack: PackWriter) -> tuple[bytes, Report]:
     """The task's tree. The way down to the work tree counts too: whoever removed /workspace removed all files."""
-    editor = TreeEditor(repo, pack, request.limits)
+    editor = TreeEditor(repo, pack, request.limits, request.exclude)
     with contextlib.ExitStack() as on_the_way:
         found: Directory | _Way = Directory.open(request.upper, request.lowers)
         for name in request.workdir.split(b"/"):

@@ -9,6 +9,7 @@ with an explicit stack and reads only what changed.
 """
 
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pygit2
@@ -78,8 +79,12 @@ class _Frame:
 class TreeEditor:
     """Computes the changed tree and puts the new blobs and trees into a pack."""
 
-    def __init__(self, repo: pygit2.Repository, pack: PackWriter, limits: Limits) -> None:
+    def __init__(
+        self, repo: pygit2.Repository, pack: PackWriter, limits: Limits, exclude: Sequence[bytes] = ()
+    ) -> None:  # fmt: skip
         self._repo, self._pack, self._limits = repo, pack, limits
+        # As .git/info/exclude: any .gitignore wins. What that file says inside doesn't count, it may be the task's own.
+        self._excluded = ((0, IgnoreFile(ignore.parse(b"\n".join(exclude)))),) if exclude else ()
         self.report = Report()
         self._macros = dict(BINARY)
         self._entries_left, self._bytes_left, self._rules_left = limits.entries, limits.total_bytes, limits.rules_total
@@ -111,7 +116,7 @@ class TreeEditor:
         self, parent: _Frame | None, directory: Directory, name: bytes, tree: bytes | None, ignored: bool
     ) -> _Frame:
         path = parent.path + name + b"/" if parent else b""
-        ignores, rules = (parent.ignores, parent.rules) if parent else ((), ())
+        ignores, rules = (parent.ignores, parent.rules) if parent else (self._excluded, ())
         try:
             entries, complete = directory.entries(self._entries_left), True
         except TooLarge:

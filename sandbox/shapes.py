@@ -42,7 +42,7 @@ class CacheSetting(TypedDict, total=False):
 
 class Settings(TypedDict, total=False):
     """One layer of what is set for a task. timeout in seconds; repo a URL or absolute path; network has a PhaseNetwork, in which
-    even access may be left out, for each of setup, maintenance and agent."""
+    even access may be left out, for each of setup, maintenance and agent. setup: a script; "" for none; None: automatic."""
 
     repo: str | None
     image: str | None

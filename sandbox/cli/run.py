@@ -47,6 +47,8 @@ def run(
 
     In a checkout with a hutch.toml, or of a repository that an environment is for (hutch env --help), the settings come from
     there, and COMMAND runs on the checkout's commits. What is typed here wins.
+    Without --setup, what the repository's manifests and lock files ask for is installed: npm, yarn, pnpm, pip, pipenv,
+    poetry, uv, Go, Cargo, Bundler, Composer, Maven, Gradle.
 
     \b
     Examples:
@@ -54,6 +56,7 @@ def run(
       hutch run --env web -- npm test
       hutch run -- python3 -c 'print("hello")'
       hutch run --repo . -- pytest -q
+      hutch run --repo . --no-setup -- git log --stat
       hutch run --repo https://example.com/app.git --ref v2 --setup 'pip install -e .' -- pytest
       hutch run --repo . --setup @setup.sh --allow example.com -- ./agent.sh
       hutch run --repo . --preset common-dependencies --deny ads.example.com -- ./agent.sh

@@ -33,8 +33,9 @@ _OPTIONS = (
     ),
     click.option("--repo", type=Parsed("repo", parse.repository), metavar="URL|PATH", help="The repository."),
     click.option(
-        "--setup", type=_SCRIPT, metavar="TEXT|@FILE", help="Bash script that prepares the environment, network on; cached."
+        "--setup", type=_SCRIPT, metavar="TEXT|@FILE", help="Bash script that prepares the environment, network on; cached.  [default: what lock files ask for]"
     ),
+    click.option("--no-setup", is_flag=True, help="Set nothing up."),
     click.option(
         "--maintenance", type=_SCRIPT, metavar="TEXT|@FILE", help="Bash script that freshens a cached environment."
     ),
@@ -69,10 +70,13 @@ def settings_options[F: Callable[..., Any]](function: F) -> F:
 
 def settings(options: dict[str, Any]) -> dict[str, Any]:
     """The settings in the API's form, of the options that were typed; those that weren't are left out."""
+    if options["no_setup"] and options["setup"] is not None:
+        raise click.UsageError("--setup and --no-setup exclude each other: give one of them")
     network = {phase: typed(options, prefix) for phase, prefix in (("agent", ""), ("setup", "setup-"))}
     lifetime = options["cache_lifetime"]
     given = {
-        **{name: options[name] for name in ("image", "repo", "setup", "maintenance", "timeout")},
+        **{name: options[name] for name in ("image", "repo", "maintenance", "timeout")},
+        "setup": "" if options["no_setup"] else options["setup"],
         "env": dict(options["variables"]) or None,
         "secrets": list(options["secrets"]) or None,
         "network": {phase: setting for phase, setting in network.items() if setting} or None,

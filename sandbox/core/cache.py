@@ -22,16 +22,28 @@ _NAMES: Final = {
     "environment": "environment",
     "image": "image",
     "setup": "setup script",
+    "automatic": "automatic setup",
     "maintenance": "maintenance script",
     "env": "variables",
     "network": "setup's network",
 }
 
 
+_FILE: Final = "file:"  # before the path of a file that decided what automatic setup does
+_SHOWN_FILES: Final = 5
+
+
 def inputs(
-    spec: TaskSpec, image_digest: str, repo_url: str | None, placeholders: Mapping[str, str] = MappingProxyType({})
+    spec: TaskSpec,
+    image_digest: str,
+    repo_url: str | None,
+    placeholders: Mapping[str, str] = MappingProxyType({}),
+    automatic: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """The digest of each thing that setup's result depends on, by its name. `placeholders`: of secrets given to setup."""
+    """The digest of each thing that setup's result depends on, by its name.
+
+    `placeholders`: of secrets given to setup. `automatic`: what automatic setup depends on ("automatic", "file:PATH"…).
+    """
     values = {
         "repo": repo_url,
         "environment": spec.environment,
@@ -40,6 +52,7 @@ def inputs(
         "maintenance": spec.maintenance,
         "env": dict(sorted({**spec.env, **placeholders}.items())),
         "network": asdict(spec.network["setup"]),
+        **automatic,
     }
     return {name: _digest(value) for name, value in values.items()}
 
@@ -54,10 +67,20 @@ def explain_miss(parts: Mapping[str, str], latest: Snapshot | None, moment: floa
     if latest is None:
         return "first run of this environment"
     changed = [_NAMES[name] for name in _NAMES if latest.inputs.get(name) != parts.get(name)]
+    changed += _changed_files(parts, latest.inputs)
     age = _age((time.time() if moment is None else moment) - latest.created)
     if changed:
         return f"changed since the latest snapshot ({age} ago): {', '.join(changed)}"
     return f"the latest snapshot ({age} old) has expired"
+
+
+def _changed_files(parts: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    """The manifests that decide automatic setup, where both were automatic."""
+    if "automatic" not in parts or "automatic" not in before:
+        return []
+    names = sorted(name for name in parts.keys() | before.keys() if name.startswith(_FILE))
+    files = [name.removeprefix(_FILE) for name in names if parts.get(name) != before.get(name)]
+    return files[:_SHOWN_FILES] + (["…"] if len(files) > _SHOWN_FILES else [])
 
 
 def explain_hit(snapshot: Snapshot, moment: float | None = None) -> str:

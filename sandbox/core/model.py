@@ -37,8 +37,8 @@ def without_login(url: str) -> str:
 class TaskSpec:
     """What a user asks for; checked by the API, so everything behind it may rely on it. `timeout` in seconds.
 
-    `network` has the setting of each of PHASES. `cache_lifetime`, in seconds: None the daemon's, 0 no cache; `fresh`: setup runs
-    though there is a snapshot, and makes a new one.
+    `network` has the setting of each of PHASES. `setup`: None is automatic, "" is none. `cache_lifetime`, in seconds: None the
+    daemon's, 0 no cache; `fresh`: setup runs though there is a snapshot, and makes a new one.
     """
 
     command: tuple[str, ...]

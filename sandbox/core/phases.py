@@ -89,11 +89,6 @@ class PhaseContext:
         """Where commands start: the repository, or an empty workspace."""
         return self._source.workdir if self._source else environment.WORKSPACE
 
-    @property
-    def setup_script(self) -> str:
-        """The task's setup script; empty when it has none."""
-        return self._task.spec.setup or ""
-
     async def checkout(self, writable: Path, commit: str, branch: str | None) -> None:
         """Make the repository's files those of `commit`, by git inside, without network."""
         source = self._source

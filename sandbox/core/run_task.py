@@ -2,7 +2,7 @@
 
     source    = mirror fetched, ref resolved to a commit
     snapshot  = found by key, or made: [checkout ─ setup] on an upper directory that becomes a layer by one rename
-    workspace = the task's commit checked out on top, unless the snapshot is at it; maintenance where a snapshot was resumed
+    workspace = the task's commit checked out on top, unless the snapshot is at it; maintenance (preparation.py decides)
     agent     = the command, with the agent's policy, on a directory of its own: what it changes is all that is looked at later
     result    = commit and diff from the upper directory
 
@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ from sandbox.core.network import NetworkSpec, in_words
 from sandbox.core.network_record import NetworkRecord
 from sandbox.core.phases import PhaseContext
 from sandbox.core.policies import Change, Edit
+from sandbox.core.preparation import Preparation, prepare
 from sandbox.core.runtime import Runtime
 from sandbox.core.snapshots import build_snapshot
 from sandbox.core.source import Source
@@ -49,6 +50,7 @@ class TaskRun:
         self.journal = Journal(directory / "events.ndjson")
         self.network = NetworkRecord(self.journal)
         self.context = PhaseContext(runtime, self.journal, self.network, task)
+        self.preparation = Preparation("", "")
         self.driver: asyncio.Task[None] | None = None
         self._reason: str | None = None
 
@@ -124,6 +126,8 @@ class TaskRun:
             found = await self._fetch() if spec.repo else None
             fault.at("task: fetched")
             self.context.prepare(base, found)
+            self.preparation = prepare(spec, found)
+            self._tell(self.preparation.notices(None))
             snapshot, hit = await self._snapshot(found)
             if snapshot is not None:
                 if not spec.caches:
@@ -141,13 +145,14 @@ class TaskRun:
 
     async def _prepare(self, found: Source | None, snapshot: Snapshot | None, hit: bool) -> None:
         """Bring the files to the task's commit, and freshen a cached state. What that writes is a layer of the task's own."""
-        maintenance = self.task.spec.maintenance if hit else None
+        maintenance = self.preparation.maintenance(hit)
         moves = found is not None and (snapshot is None or snapshot.checkout != found.checkout)
         if moves or maintenance:
             writable = phases.new_writable(self.directory / phases.PREPARED)
             if found is not None and moves:
                 await self.context.checkout(writable, found.commit, found.branch)
             if maintenance:
+                self._tell(self.preparation.notices(hit))
                 await self.context.script("maintenance", writable, maintenance)
             self.context.add_layer(writable / "upper")
         if found is not None:
@@ -157,17 +162,21 @@ class TaskRun:
     async def _fetch(self) -> Source:
         async with self._host_phase("fetch"):
             found = await source.fetch(self._runtime.state, self.task.spec, self.journal.notice)
-        for text in found.notices:
-            self.journal.notice(text)
+        self._tell(found.notices)
         return found
 
+    def _tell(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.journal.notice(text)
+
     async def _snapshot(self, found: Source | None) -> tuple[Snapshot | None, bool]:
-        """The snapshot to start from and whether it was there already; (None, False) without a setup script."""
-        spec, store = self.task.spec, self._runtime.store
-        if spec.setup is None or spec.setup == "":
+        """The snapshot to start from and whether it was there already; (None, False) where there is nothing to set up."""
+        spec, store, prepared = self.task.spec, self._runtime.store, self.preparation
+        if not prepared.setup:
             return None, False
         url = found.url if found else None
-        parts = cache.inputs(spec, self.context.base.image.digest, url, self.context.placeholders["setup"])
+        image, placeholders = self.context.base.image.digest, self.context.placeholders["setup"]
+        parts = cache.inputs(spec, image, url, placeholders, prepared.snapshot_inputs)
         key = cache.key(parts)
         async with self._runtime.building(key):  # two tasks that miss together build once
             snapshot = None if spec.fresh or not spec.caches else self._runtime.pending.get(key) or store.snapshot(key)
@@ -176,7 +185,9 @@ class TaskRun:
                 return snapshot, True
             self._say_cache(False, key, self._why_miss(snapshot, parts, url))
             directory = self.directory / phases.SETUP
-            return await build_snapshot(self._runtime, self.context, spec, directory, found, parts), False
+            return await build_snapshot(
+                self._runtime, self.context, spec, prepared.setup, directory, found, parts
+            ), False
 
     def _why_miss(self, unusable: Snapshot | None, parts: Mapping[str, str], url: str | None) -> str:
         spec = self.task.spec
@@ -201,6 +212,7 @@ class TaskRun:
                 "op": "result", "state": str(self._runtime.state), "mirror": found.mirror, "base": found.commit,
                 "upper": str(writable / "upper"), "workdir": found.workdir.lstrip("/"), "task": self.task.id,
                 "lower": [str(layer) for layer in self.context.layers_top_first],
+                "exclude": self.preparation.excludes,
                 "message": f"Hutch task {self.task.id}\n\n{' '.join(self.task.spec.command)}\n",
                 "output": str(self.directory / "diff.patch"),
             }  # fmt: skip
@@ -216,8 +228,7 @@ class TaskRun:
                 self.journal.notice(notice)
 
     def _tell_skipped(self, result: Mapping[str, Any]) -> None:
-        for text in result.get("notices", ()):
-            self.journal.notice(text)
+        self._tell(result.get("notices", ()))
         for entry in result.get("skipped", ())[:20]:
             self.journal.notice(f"not in the diff: {entry['path']} ({entry['reason']})")
 

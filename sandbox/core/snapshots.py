@@ -21,11 +21,10 @@ from sandbox.host import fault
 
 
 async def build_snapshot(
-    runtime: Runtime, context: PhaseContext, spec: TaskSpec, directory: Path, source: Source | None,
+    runtime: Runtime, context: PhaseContext, spec: TaskSpec, script: str, directory: Path, source: Source | None,
     inputs: Mapping[str, str],
 ) -> Snapshot:  # fmt: skip
     """Check out the default branch, run setup, keep the result. A script that fails raises PhaseFailed and leaves no snapshot."""
-    script = context.setup_script
     writable = phases.new_writable(directory)
     await _check_out(context, writable, source)
     await context.script("setup", writable, script)

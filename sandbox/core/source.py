@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sandbox.core.environment import WORKSPACE
 from sandbox.core.model import TaskSpec
@@ -32,6 +32,8 @@ class Source:
     refs: Mapping[str, str]
     notices: tuple[str, ...]
     local: bool
+    manifests: Mapping[str, Any]  # of `commit`, as rootfs/git_manifests.py read them
+    default_manifests: Mapping[str, Any]
 
     @property
     def checkout(self) -> str:
@@ -69,6 +71,9 @@ def _parse(found: Mapping[str, object]) -> Source:
     branch, default_branch = found["branch"], found["default_branch"]
     assert isinstance(refs, dict)
     assert isinstance(notices, list)
+    manifests, default_manifests = found["manifests"], found["default_manifests"]
+    assert isinstance(manifests, dict)
+    assert isinstance(default_manifests, dict)
     return Source(
         mirror=text["mirror"],
         objects=Path(text["objects"]),
@@ -81,6 +86,8 @@ def _parse(found: Mapping[str, object]) -> Source:
         refs=refs,
         notices=tuple(notices),
         local=bool(found["local"]),
+        manifests=manifests,
+        default_manifests=default_manifests,
     )
 
 
