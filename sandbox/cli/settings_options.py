@@ -33,7 +33,8 @@ _OPTIONS = (
     ),
     click.option("--repo", type=Parsed("repo", parse.repository), metavar="URL|PATH", help="The repository."),
     click.option(
-        "--setup", type=_SCRIPT, metavar="TEXT|@FILE", help="Bash script that prepares the environment, network on; cached.  [default: what lock files ask for]"
+        "--setup", type=_SCRIPT, metavar="TEXT|@FILE",
+        help="Bash script that prepares the environment, network on; cached.  [default: what lock files ask for]",
     ),
     click.option("--no-setup", is_flag=True, help="Set nothing up."),
     click.option(

@@ -19,6 +19,8 @@ _SETTINGS: Final = ("package.json", ".npmrc", ".yarnrc", ".yarnrc.yml", "pnpm-wo
 # The pnpm that wrote a lock file of this version, and what else reads it without writing another.
 _PNPM: Final = {"5.3": ("6", "6."), "5.4": ("7", "7."), "6.0": ("8", "8."), "6.1": ("8", "8.")}
 _NEWEST_PNPM: Final = ("10", "10.", "9.")
+# The yarn whose lock files have this version: any other one would write it anew.
+_BERRY: Final = {"4": "3.0.2", "5": "3.1.1", "6": "3.8.7", "7": "4.13.0", "8": "4.13.0", "9": "4.14.1"}
 _BERRY_MAKES: Final = (
     ".yarn/cache/", ".yarn/unplugged/", ".yarn/install-state.gz", ".yarn/build-state.yml", ".pnp.cjs", ".pnp.loader.mjs",
 )  # fmt: skip
@@ -94,8 +96,8 @@ def _classic(folder: Folder, lock: str | None, version: str) -> _Parts:
 
 
 def _berry(folder: Folder, lock: str | None, version: str) -> _Parts:
-    written = int(folder.fact("yarn.lock", "version") or 8)
-    tool = f"hutch_npm_tool yarn @yarnpkg/cli-dist {version or ('4 4.' if written >= 8 else '3 3.')}"
+    fitting = _BERRY.get(folder.fact("yarn.lock", "version") or "", "4")
+    tool = f"hutch_npm_tool yarn @yarnpkg/cli-dist {version or fitting}"
     own = () if folder.fact(".yarnrc.yml", "registry") else ("hutch_yarn_registry",)
     commands = ("export YARN_ENABLE_TELEMETRY=0", *own)
     if lock:

@@ -1,0 +1,3 @@
+"""A package that is installed for editing."""
+
+ANSWER = 42
