@@ -1,9 +1,9 @@
 """What prepares a task's environment: the user's scripts, or what its repository's manifests ask for. Pure.
 
-setup given              that script                            its maintenance script on a hit
+setup given              that script; on a hit, the maintenance script
 setup ""                 nothing
-no setup, a repository   the plan of the default branch's commit, where setup runs
-                         … and on top that of the task's commit, where it is another one and no maintenance script is given
+no setup, a repository   the plan of the default branch's commit, where setup runs; on top of it, unless a maintenance
+                         script is given, what the task's own commit asks for beyond that
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from sandbox.core.autosetup.detect import detect
 from sandbox.core.autosetup.plan import Plan
@@ -21,52 +20,41 @@ from sandbox.core.source import Source
 
 @dataclass(frozen=True)
 class Preparation:
-    """The scripts of one task; empty ones don't run. `automatic`: the plan that setup runs, None if the user decided."""
+    """The scripts of one task; empty ones don't run. `automatic`: the plan behind `setup`, `on_top`: what the task's commit
+    asks for beyond it; both empty where the user decided."""
 
-    setup: str
-    given_maintenance: str
-    automatic: Plan | None = None
-    of_task: Plan | None = None
+    setup: str = ""
+    given_maintenance: str = ""
+    automatic: Plan = Plan()
+    on_top: Plan = Plan()
 
     @property
-    def snapshot_inputs(self) -> Mapping[str, Any]:
+    def snapshot_inputs(self) -> Mapping[str, str]:
         """What the snapshot depends on beside the task's own settings: the plan's script and the files that decided it."""
-        if self.automatic is None or not self.setup:
+        if not self.automatic.steps:
             return MappingProxyType({})
-        return {
-            "automatic": self.setup,
-            **{f"file:{path}": sha for path, sha in sorted(self.automatic.digests.items())},
-        }
+        return {"automatic": self.setup, **{f"file:{path}": sha for path, sha in self.automatic.digests.items()}}
 
     def maintenance(self, hit: bool) -> str:
-        """What runs once the task's commit is checked out: on a hit the user's script; else what that commit has otherwise."""
+        """What runs once the task's commit is checked out: on a hit the user's script; else what that commit asks for beyond."""
         if self.given_maintenance:
             return self.given_maintenance if hit else ""
-        return self.of_task.script if self.of_task and self.differing else ""
-
-    @property
-    def differing(self) -> list[str]:
-        """The manifests in which the task's commit differs from the one that setup ran on."""
-        if self.automatic is None or self.of_task is None:
-            return []
-        one, other = self.automatic.digests, self.of_task.digests
-        return sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
+        return self.on_top.script
 
     @property
     def excludes(self) -> list[str]:
         """Patterns of .gitignore for what was installed into the work tree."""
-        plans = [plan for plan in (self.automatic, self.of_task) if plan is not None]
-        return list(dict.fromkeys(pattern for plan in plans for pattern in plan.excludes))
+        return list(dict.fromkeys((*self.automatic.excludes, *self.on_top.excludes)))
 
-    def notices(self, hit: bool | None) -> list[str]:
-        """What the user should know: before setup (None) what was detected, after it what the task's commit has otherwise."""
-        if hit is None:
-            return self.automatic.explain() if self.automatic else []
-        if not self.maintenance(hit) or self.given_maintenance or self.of_task is None:
-            return []
-        names = ", ".join(self.differing[:5]) + (", …" if len(self.differing) > 5 else "")
-        first = f"the task's commit differs in {names}: its own automatic setup runs as maintenance"
-        return [first, *self.of_task.explain()]
+    def explain(self) -> list[str]:
+        """Lines for the user: what was detected, and what the task's commit has beyond that."""
+        if self.given_maintenance or not self.on_top.steps:
+            return self.automatic.explain()
+        before = self.automatic.digests
+        names = [path for path, sha in self.on_top.digests.items() if before.get(path) != sha]
+        listed = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        on_top = f"the task's commit has another {listed}: what it asks for is installed as maintenance"
+        return [*self.automatic.explain(), on_top, *self.on_top.explain()]
 
 
 def prepare(spec: TaskSpec, source: Source | None) -> Preparation:
@@ -76,5 +64,5 @@ def prepare(spec: TaskSpec, source: Source | None) -> Preparation:
         return Preparation(spec.setup or "", maintenance)
     automatic = detect(source.default_manifests)
     same = source.default_manifests == source.manifests
-    of_task = automatic if same else detect(source.manifests)
-    return Preparation(automatic.script, maintenance, automatic, of_task)
+    on_top = Plan() if same or maintenance else detect(source.manifests).beyond(automatic)
+    return Preparation(automatic.script, maintenance, automatic, on_top)

@@ -50,7 +50,7 @@ class TaskRun:
         self.journal = Journal(directory / "events.ndjson")
         self.network = NetworkRecord(self.journal)
         self.context = PhaseContext(runtime, self.journal, self.network, task)
-        self.preparation = Preparation("", "")
+        self.preparation = Preparation()
         self.driver: asyncio.Task[None] | None = None
         self._reason: str | None = None
 
@@ -127,7 +127,7 @@ class TaskRun:
             fault.at("task: fetched")
             self.context.prepare(base, found)
             self.preparation = prepare(spec, found)
-            self._tell(self.preparation.notices(None))
+            self._tell(self.preparation.explain())
             snapshot, hit = await self._snapshot(found)
             if snapshot is not None:
                 if not spec.caches:
@@ -152,7 +152,6 @@ class TaskRun:
             if found is not None and moves:
                 await self.context.checkout(writable, found.commit, found.branch)
             if maintenance:
-                self._tell(self.preparation.notices(hit))
                 await self.context.script("maintenance", writable, maintenance)
             self.context.add_layer(writable / "upper")
         if found is not None:

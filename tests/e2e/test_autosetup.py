@@ -16,8 +16,8 @@ from tests.support.tasks import sh
 
 CHECKS = {
     "npm": "npm run -s check",
-    "classic": "yarn -s check",
-    "berry": "PATH=/opt/hutch/yarn-4.18.1/bin:$PATH yarn check",
+    "classic": "PATH=/opt/hutch/yarn-1.22.22/bin:$PATH yarn -s check",
+    "berry": "yarn check",
     "pnpm": "pnpm -s check",
     "pip": "python3 -m unittest check_it",
     "package": "python3 -m unittest checks/check_it.py",
@@ -73,10 +73,10 @@ def test_what_was_detected_is_said_first(daemon: Daemon, first: dict[str, Any]) 
 
 
 def test_the_second_run_hits_the_cache(daemon: Daemon, repo: Path, first: dict[str, Any]) -> None:
-    second = tasks.run(daemon, *sh(AGENT), repo=str(repo))
+    second = tasks.run(daemon, *sh("git status --porcelain; cd npm && npm run -s check"), repo=str(repo))
     assert (second["cache"]["hit"], second["cache"]["key"]) == (True, first["cache"]["key"])
     assert tasks.phases(second) == ["fetch", "checkout", "agent", "result"]
-    assert tasks.output(daemon, second["id"]).decode().splitlines() == WORKS
+    assert tasks.output(daemon, second["id"]) == b"ok\n"
 
 
 def test_a_commit_with_other_lock_files_is_set_up_on_top(daemon: Daemon, repo: Path, first: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def test_a_commit_with_other_lock_files_is_set_up_on_top(daemon: Daemon, repo: P
     done = tasks.run(daemon, *sh(f"git status --porcelain; {changes}"), repo=str(repo), ref="changed")
     assert (done["state"], done["cache"]["hit"]) == ("succeeded", True), done["error"]
     assert tasks.phases(done) == ["fetch", "checkout", "maintenance", "agent", "result"]
-    assert "differs in npm/package-lock.json" in tasks.notices(daemon, done["id"])
+    assert "another npm/package-lock.json" in tasks.notices(daemon, done["id"])
     assert tasks.output(daemon, done["id"]) == b""
     patch = daemon.hutch("task", "diff", done["id"]).stdout.decode()
     assert [line for line in patch.splitlines() if line.startswith("diff")] == [

@@ -75,6 +75,11 @@ class Plan:
         """Patterns of .gitignore for what the steps make in the work tree: no part of a task's result."""
         return list(dict.fromkeys(pattern for step in self.steps for pattern in step.excludes))
 
+    def beyond(self, other: Plan) -> Plan:
+        """The steps that `other` has not, or has for other files."""
+        known = {(step.name, step.commands): step.digests for step in other.steps}
+        return Plan(tuple(step for step in self.steps if known.get((step.name, step.commands)) != step.digests))
+
     def explain(self) -> list[str]:
         """A line for each step, and for what is left out."""
         done = [f"automatic setup: {step.name} ({step.place}{step.reason})" for step in self.steps]

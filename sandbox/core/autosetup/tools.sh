@@ -72,8 +72,19 @@ hutch_pip_tool() {
     ! command -v "$1" >/dev/null 2>&1 || return 0
     hutch_python || return
     hutch_place=/opt/hutch/$1
-    [ -x "$hutch_place/bin/$1" ] || { python3 -m venv "$hutch_place" && "$hutch_place/bin/pip" install -q "$1"; } || return
+    [ -x "$hutch_place/bin/$1" ] || hutch_pip_place "$1" || return
     hutch_use "$1"
+}
+
+# PACKAGE: by the pip that is here, which saves many seconds; one older than 22.3 can't, and has to make another. What is used is
+# compiled when it is.
+hutch_pip_place() {
+    python3 -m venv --without-pip "$hutch_place" || return
+    if python3 -m pip --help | grep -q -e '--python '; then
+        python3 -m pip --python "$hutch_place/bin/python3" install -q --no-compile "$1"
+    else
+        python3 -m venv "$hutch_place" && "$hutch_place/bin/pip" install -q --no-compile "$1"
+    fi
 }
 
 hutch_python() {
