@@ -11,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 from sandbox.core.autosetup.detect import detect
 from sandbox.core.autosetup.plan import Plan
 from sandbox.core.model import TaskSpec
 from sandbox.core.source import Source
+
+
+_NONE: Final = Plan()
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Preparation:
 
     setup: str = ""
     given_maintenance: str = ""
-    automatic: Plan = Plan()
-    on_top: Plan = Plan()
+    automatic: Plan = _NONE
+    on_top: Plan = _NONE
 
     @property
     def snapshot_inputs(self) -> Mapping[str, str]:
@@ -64,5 +68,5 @@ def prepare(spec: TaskSpec, source: Source | None) -> Preparation:
         return Preparation(spec.setup or "", maintenance)
     automatic = detect(source.default_manifests)
     same = source.default_manifests == source.manifests
-    on_top = Plan() if same or maintenance else detect(source.manifests).beyond(automatic)
+    on_top = _NONE if same or maintenance else detect(source.manifests).beyond(automatic)
     return Preparation(automatic.script, maintenance, automatic, on_top)
