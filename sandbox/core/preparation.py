@@ -18,7 +18,6 @@ from sandbox.core.autosetup.plan import Plan
 from sandbox.core.model import TaskSpec
 from sandbox.core.source import Source
 
-
 _NONE: Final = Plan()
 
 
