@@ -75,7 +75,7 @@ def test_what_was_detected_is_said_first(daemon: Daemon, first: dict[str, Any]) 
 def test_the_second_run_hits_the_cache(daemon: Daemon, repo: Path, first: dict[str, Any]) -> None:
     second = tasks.run(daemon, *sh("git status --porcelain; cd npm && npm run -s check"), repo=str(repo))
     assert (second["cache"]["hit"], second["cache"]["key"]) == (True, first["cache"]["key"])
-    assert tasks.phases(second) == ["fetch", "checkout", "agent", "result"]
+    assert tasks.phases(second) == ["fetch", "agent", "result"]
     assert tasks.output(daemon, second["id"]) == b"ok\n"
 
 
