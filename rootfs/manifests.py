@@ -23,6 +23,7 @@ Facts = dict[str, Any]
 
 _TEXT = 200  # characters of one text
 _LIST = 100  # entries of one list
+_LINE = 4000  # characters of one line of TOML
 _DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies")
 _REQUIREMENTS = re.compile(r"(?:[a-z]+-)?requirements(?:[-_][a-z]+)?\.txt")
 
@@ -46,7 +47,7 @@ def wanted(name: str) -> int | None:
     if name in _HEADS:
         return 4 << 10
     if _reader(name) is not None:
-        return 256 << 10
+        return (256 if name.endswith(".json") else 64) << 10
     return 0 if name in _BY_ID else None
 
 
@@ -92,7 +93,7 @@ def _yarnrc(text: str) -> Facts:
 
 
 def _pyproject(text: str) -> Facts:
-    everything = tomllib.loads(text)
+    everything = _toml(text)
     project, tool = _table(everything.get("project")), _table(everything.get("tool"))
     poetry, workspace = _table(tool.get("poetry")), _table(_table(tool.get("uv")).get("workspace"))
     return {
@@ -103,6 +104,13 @@ def _pyproject(text: str) -> Facts:
         "members": _texts(workspace.get("members")),
         "exclude": _texts(workspace.get("exclude")),
     }
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """A key `a.a.a…` takes time by the square of its length, which a line's end bounds."""
+    if any(len(line) > _LINE for line in text.splitlines()):
+        raise ValueError("a line is too long")
+    return tomllib.loads(text)
 
 
 def _setup_cfg(text: str) -> Facts:
@@ -125,7 +133,7 @@ def _go_work(text: str) -> Facts:
 
 
 def _cargo(text: str) -> Facts:
-    everything = tomllib.loads(text)
+    everything = _toml(text)
     workspace = _table(everything.get("workspace"))
     members, exclude = _texts(workspace.get("members")), _texts(workspace.get("exclude"))
     return {"workspace": "workspace" in everything, "members": members, "exclude": exclude}

@@ -28,7 +28,7 @@ def _members(tree: Tree, folder: Folder) -> tuple[Folder, ...]:
     """Paths that a package of a workspace depends on belong to it without being named: whoever has no lock file of its own."""
     if not folder.fact("Cargo.toml", "workspace"):
         return ()
-    named = tree.members(folder, folder.texts("Cargo.toml", "members"))
+    named = {member.path for member in tree.members(folder, folder.texts("Cargo.toml", "members"))}
     excluded = {member.path for member in tree.members(folder, folder.texts("Cargo.toml", "exclude"))}
-    other = [it for _, it in tree.below(folder) if it.has("Cargo.toml") and not it.has("Cargo.lock")]
-    return tuple(it for it in dict.fromkeys((*named, *other)) if it.path not in excluded)
+    packages = [it for _, it in tree.below(folder) if it.has("Cargo.toml") and it.path not in excluded]
+    return tuple(it for it in packages if it.path in named or not it.has("Cargo.lock"))
