@@ -46,8 +46,8 @@ class Request:
     task: str
     message: str
     limits: Limits
-    output: Path | None
-    exclude: tuple[bytes, ...]  # patterns as in .git/info/exclude, by whom who prepared the environment
+    output: Path | None = None
+    exclude: tuple[bytes, ...] = ()  # patterns as in .git/info/exclude, of what was installed for the task
 
     @classmethod
     def parse(cls, request: dict[str, Any]) -> Self:

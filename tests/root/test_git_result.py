@@ -107,6 +107,25 @@ def test_ignore_files_of_lower_layers_count() -> None:
         assert names(made, made.result()) == [".gitignore", "a", "d/b", "d/c", "y"]
 
 
+def test_what_was_installed_for_the_task_is_no_part_of_it() -> None:
+    base = {**BASE, b"web/node_modules/tracked": Content(b"1\n"), b"app/.gitignore": Content(b"!node_modules/\n")}
+    inside = ["web/node_modules/a/x", "src/deep/n.egg-info/x", "app/node_modules/x", "other/node_modules/x"]
+    with stack(base, base) as made:
+        for name in inside:
+            (made.work / name).parent.mkdir(parents=True, exist_ok=True)
+            (made.work / name).write_text("x")
+        (made.work / "web/node_modules/tracked").write_text("2\n")
+        (made.work / ".git/info").mkdir(parents=True)
+        (made.work / ".git/info/exclude").write_text("other/\n")
+        result: dict[str, Any] = made.result((b"/web/node_modules/", b"/**/*.egg-info/", b"/app/node_modules/"))
+        changed = git(made.mirror.parent / "results.git", "diff", "--name-only", made.base, result["commit"]).split(
+            "\n"
+        )
+        assert changed == ["app/node_modules/x", "other/node_modules/x", "web/node_modules/tracked"], (
+            "a .gitignore wins, tracked files count, and what the task says of itself doesn't"
+        )
+
+
 def test_in_an_ignored_directory_only_tracked_files_count() -> None:
     with stack(BASE, {**BASE, b"build/kept": Content(b"1\n")}) as made:
         (made.work / "build/kept").write_text("2\n")

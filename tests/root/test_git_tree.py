@@ -60,7 +60,7 @@ class Stack:
     def work(self) -> Path:
         return self.merged / WORKDIR
 
-    def result(self, **limits: int) -> dict[str, object]:
+    def result(self, exclude: tuple[bytes, ...] = (), **limits: int) -> dict[str, object]:
         request = git_result.Request(
             self.mirror,
             self.base,
@@ -70,6 +70,7 @@ class Stack:
             "t1",
             "result",
             Limits(**limits),
+            exclude,
         )
         return git_result.result(request)
 

@@ -14,6 +14,32 @@ SPEC = TaskSpec(command=("true",), setup="make", env={"A": "1"})
 PARTS = cache.inputs(SPEC, "sha256:image", "https://git.example/p")
 
 
+AUTOMATIC = {"automatic": "script", "file:package.json": "1", "file:web/yarn.lock": "2"}
+
+
+@pytest.mark.parametrize(
+    ("automatic", "reason"),
+    [
+        ({**AUTOMATIC, "file:web/yarn.lock": "3"}, "web/yarn.lock"),
+        ({"automatic": "other", "file:package.json": "1"}, "automatic setup, web/yarn.lock"),
+        ({**AUTOMATIC, **{f"file:{number}": "1" for number in range(7)}}, "0, 1, 2, 3, 4, …"),
+        ({}, "automatic setup"),
+    ],
+)
+def test_automatic_setup_depends_on_the_files_that_decided_it(automatic: dict[str, str], reason: str) -> None:
+    spec = dataclasses.replace(SPEC, setup=None)
+    before = cache.inputs(spec, "sha256:image", None, automatic=AUTOMATIC)
+    parts = cache.inputs(spec, "sha256:image", None, automatic=automatic)
+    assert cache.key(parts) != cache.key(before)
+    assert cache.explain_miss(parts, _snapshot(before), 60.0).endswith(f" ago): {reason}")
+
+
+def test_a_script_instead_of_automatic_setup_is_told() -> None:
+    automatic = cache.inputs(dataclasses.replace(SPEC, setup=None), "sha256:image", None, automatic=AUTOMATIC)
+    given = cache.inputs(SPEC, "sha256:image", None)
+    assert cache.explain_miss(given, _snapshot(automatic), 60.0).endswith(": setup script, automatic setup")
+
+
 @pytest.mark.parametrize(
     ("change", "image", "url", "reason"),
     [

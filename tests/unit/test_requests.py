@@ -40,6 +40,11 @@ def test_the_least_that_makes_a_task(spec_of: SpecOf) -> None:
     assert spec_of({"command": ["true"]}) == TaskSpec(command=("true",))
 
 
+def test_no_script_is_automatic_and_an_empty_one_is_none(spec_of: SpecOf) -> None:
+    assert spec_of({"command": ["true"]}).setup is None
+    assert spec_of({"command": ["true"], "setup": ""}).setup == ""
+
+
 def test_limits_that_are_not_given_are_the_defaults(spec_of: SpecOf) -> None:
     assert spec_of({"command": ["true"], "limits": {"pids": 20}}).limits == Limits(1 << 30, 2.0, 20)
 

@@ -129,6 +129,11 @@ def test_the_request_has_what_was_typed(server: Server, tmp_path: Path) -> None:
     }
 
 
+def test_no_setup_is_an_empty_script(server: Server) -> None:
+    done = server.hutch("run", "--detach", "--no-setup", "--", "true")
+    assert server.client._json("GET", f"/tasks/{done.stdout.decode().strip()}")["spec"]["setup"] == ""
+
+
 def test_defaults_of_the_request(server: Server, tmp_path: Path) -> None:
     done = server.hutch("run", "--detach", "--json", "true", cwd=tmp_path)
     task = server.client._json("GET", f"/tasks/{json.loads(done.stdout)['id']}")
@@ -149,6 +154,7 @@ def test_defaults_of_the_request(server: Server, tmp_path: Path) -> None:
         (["--methods", "GET;", "--", "true"], "'GET;' are no methods"),
         (["--setup-preset", "all", "--", "true"], "'all' is not one of"),
         (["--cpus", "0", "--", "true"], "0.0 is not in the range"),
+        (["--no-setup", "--setup", "x", "--", "true"], "--setup and --no-setup exclude each other"),
         (["--access", "all", "--", "true"], "'all' is not one of"),
         (["--nonsense"], "--nonsense"),
     ],
