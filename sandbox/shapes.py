@@ -50,6 +50,7 @@ class Settings(TypedDict, total=False):
     maintenance: str | None
     env: dict[str, str]
     secrets: list[str]
+    secret_paths: list[str]
     network: dict[str, dict[str, Any]]
     timeout: float | None
     limits: Limits | None
@@ -252,7 +253,7 @@ Secret = TypedDict(
     "Secret",
     {
         "name": str,
-        "placeholder": str,
+        "placeholder": str | None,
         "for": list[str],
         "header": str | None,
         "places": list[str],

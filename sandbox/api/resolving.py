@@ -38,6 +38,7 @@ class Resolved:
         values = {
             **{name: getattr(spec, name) for name in ("repo", "image", "setup", "maintenance", "timeout", "env")},
             "secrets": list(spec.secrets),
+            "secret_paths": list(spec.secret_paths),
             "network": {phase: asdict(setting) for phase, setting in spec.network.items()},
             "limits": asdict(spec.limits or default),
             "cache": {"lifetime": cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime},
@@ -115,6 +116,10 @@ def _environment(environments: Environments, body: SettingsRequest) -> Environme
 def _check_secrets(body: SettingsRequest, environment: Environment | None) -> None:
     """A file in a repository may name the secrets that it wants; giving them is for the user. Raises BadRequest."""
     assert body.project is not None
+    if body.project.secret_paths:
+        raise BadRequest(
+            "project.secret_paths: a project can't let secrets stay", "--allow-secret-in does, or an environment"
+        )
     given = {*body.secrets, *(environment.settings.get("secrets", ()) if environment else ())}
     if refused := [name for name in body.project.secrets if name not in given]:
         raise BadRequest(

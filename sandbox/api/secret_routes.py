@@ -9,9 +9,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from sandbox.api.services import Services
-from sandbox.core.secrets import Grant
+from sandbox.core.network import PHASES
+from sandbox.core.secrets import PLAIN_PHASES, Grant
 
-type Hosts = Annotated[list[Annotated[str, Field(max_length=2048)]], Field(min_length=1, max_length=100)]
+type Hosts = Annotated[list[Annotated[str, Field(max_length=2048)]], Field(max_length=100)]
 type Place = Literal["header", "query", "body"]
 type Phase = Literal["setup", "maintenance", "agent"]
 
@@ -30,17 +31,19 @@ class RotateRequest(_Strict):
 class SecretRequest(RotateRequest):
     """A secret: its value, the hosts (each HOST or HOST/path) that get it, and in which header, places and phases.
 
-    `header` is like `Authorization: Bearer {}`; without it any header may hold the value.
+    `header` is like `Authorization: Bearer {}`; without it any header may hold the value. Without hosts it is a plain secret:
+    setup and maintenance have the value in their variable, nobody else.
     """
 
-    hosts: Hosts = Field(alias="for")
+    hosts: Hosts = Field(default_factory=list, alias="for")
     header: Annotated[str, Field(max_length=1024)] | None = None
     places: Annotated[list[Place], Field(min_length=1)] = ["header"]
-    phases: Annotated[list[Phase], Field(min_length=1)] = ["setup", "maintenance", "agent"]
+    phases: Annotated[list[Phase], Field(min_length=1)] | None = None
 
     def grant(self) -> Grant:
         """The frozen value of where it may be used."""
-        return Grant(tuple(self.hosts), self.header, _once(self.places), _once(self.phases))
+        phases = _once(self.phases) if self.phases else PHASES if self.hosts else PLAIN_PHASES
+        return Grant(tuple(self.hosts), self.header, _once(self.places), phases)
 
 
 def _once(words: list[Place] | list[Phase]) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ class Settings(Strict):
     maintenance: str | None = Field(None, max_length=_SCRIPT)
     env: dict[str, str] = {}
     secrets: list[str] = Field([], max_length=64)
+    secret_paths: list[Annotated[str, Field(max_length=4096, pattern="^/")]] = Field([], max_length=64)
     network: NetworkLayer = NetworkLayer()
     timeout: Seconds | None = None
     limits: LimitsRequest | None = None
@@ -132,6 +133,7 @@ class MergedSettings(Settings):
             maintenance=self.maintenance,
             env=self.env,
             secrets=tuple(dict.fromkeys(self.secrets)),
+            secret_paths=tuple(dict.fromkeys(self.secret_paths)),
             network=self.network.to_specs(),
             timeout=self.timeout,
             limits=Limits(limits.memory or default.memory, limits.cpus or default.cpus, limits.pids or default.pids)

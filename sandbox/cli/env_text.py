@@ -18,6 +18,7 @@ _ORDER = (
     "maintenance",
     "timeout",
     "secrets",
+    "secret_paths",
     "env",
     "runtimes",
     "network",

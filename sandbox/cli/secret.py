@@ -1,4 +1,4 @@
-"""`hutch secret …`: credentials that tasks may use and never read.
+"""`hutch secret …`: credentials that tasks may use and never read, and those that only setup may read.
 
 It must not take a value from the command line, where every process of the host can read it, and never prints one.
 """
@@ -19,16 +19,22 @@ _PHASES = ("setup", "maintenance", "agent")
 
 @click.group(cls=Group)
 def secret() -> None:
-    """Set, list, rotate and remove credentials that tasks may use and never read.
+    """Set, list, rotate and remove credentials that tasks may use and never read, or that only setup may read.
 
-    In a task that is given a secret (hutch run --secret NAME), the variable NAME holds a placeholder of the same length and
-    shape. In requests to the secret's hosts, over TLS, the daemon's filter puts the value in its place, and takes it out of
-    what comes back. No process of the task ever holds the value. What the task may reach is another matter (--allow).
+    With hosts (--for) it is a *brokered* secret. In a task that is given it (hutch run --secret NAME), the variable NAME holds
+    a placeholder of the same length and shape. In requests to the secret's hosts, over TLS, the daemon's filter puts the value
+    in its place, and takes it out of what comes back. No process of the task ever holds the value. What the task may reach is
+    another matter (--allow).
+
+    Without hosts it is a *plain* secret: setup and maintenance have the value itself in the variable NAME, the agent has nothing.
+    It is hidden in what they print (***), and where they leave it in a file, the task fails and names the file. Broker what you
+    can.
 
     \b
     Examples:
       hutch secret set API_TOKEN --for api.example.com --header 'Authorization: Bearer {}' < token.txt
       hutch secret set GIT_TOKEN --for git.example.com/team/
+      hutch secret set SIGNING_KEY < key.pem
       hutch run --secret API_TOKEN --allow api.example.com -- ./agent.sh
     """
 
@@ -39,9 +45,8 @@ def secret() -> None:
     "--for",
     "hosts",
     multiple=True,
-    required=True,
     metavar="HOST[/PATH]",
-    help="Exactly this host gets the value, only for what begins with PATH if one is given; repeatable.",
+    help="Exactly this host gets the value, only for what begins with PATH if one is given; repeatable.  [default: none, plain]",
 )
 @click.option(
     "--header",
@@ -55,7 +60,7 @@ def secret() -> None:
     "phases",
     multiple=True,
     type=click.Choice(_PHASES),
-    help="Give it to this phase; repeatable.  [default: all three]",
+    help="Give it to this phase; repeatable.  [default: all three; of a plain secret setup and maintenance]",
 )
 @json_option
 @pass_client
@@ -70,10 +75,11 @@ def set_(
     phases: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Set the secret NAME: a new one, or another in its place. NAME is the variable that holds its placeholder.
+    """Set the secret NAME: a new one, or another in its place. NAME is the variable that holds its placeholder, or it.
 
-    The value is read from standard input (one line end at its end is not part of it), or asked for on a terminal. It must
-    be 12 characters or longer, without line ends, blanks around it or letters beyond ASCII.
+    The value is read from standard input (one line end at its end is not part of it), or asked for on a terminal. With --for it
+    must be 12 characters or longer, without line ends, blanks around it or letters beyond ASCII; without, any text from 8
+    characters to 64 KiB.
 
     \b
     Examples:
@@ -82,7 +88,7 @@ def set_(
       hutch secret set MAP_KEY --for maps.example.com --query --phase agent
     """
     places = ["header", *(["query"] if query else []), *(["body"] if body else [])]
-    setting = {"for": list(hosts), "header": header, "places": places, "phases": list(phases or _PHASES)}
+    setting = {"for": list(hosts), "header": header, "places": places, "phases": list(phases) or None}
     _told(client.set_secret(name, _value(name), setting), as_json)
 
 
@@ -112,7 +118,8 @@ def ls(client: Client, as_json: bool) -> None:
         print_json({"secrets": secrets})
         return
     rows = [
-        (one["name"], ", ".join(one["for"]), _where(one), ", ".join(one["phases"]), one["changed"]) for one in secrets
+        (one["name"], ", ".join(one["for"]) or "-", _where(one), ", ".join(one["phases"]), one["changed"])
+        for one in secrets
     ]
     print_table(("NAME", "FOR", "IN", "PHASES", "CHANGED"), rows)
 
@@ -130,6 +137,8 @@ def rm(client: Client, name: str, as_json: bool) -> None:
 
 def _where(one: Secret) -> str:
     """The places that a value may stand in, as people read them."""
+    if not one["for"]:
+        return "its variable"
     places = ["headers" if place == "header" else place for place in one["places"]]
     return ", ".join([one["header"], *places[1:]] if one["header"] and places[0] == "headers" else places)
 
@@ -138,7 +147,8 @@ def _told(one: Secret, as_json: bool) -> None:
     if as_json:
         print_json(one)
         return
-    text = f"secret {one['name']}, for {', '.join(one['for'])} in {_where(one)}; phases: {', '.join(one['phases'])}"
+    hosts = f"for {', '.join(one['for'])}" if one["for"] else "plain,"
+    text = f"secret {one['name']}, {hosts} in {_where(one)}; phases: {', '.join(one['phases'])}"
     print_line(printable(text))
 
 

@@ -45,6 +45,10 @@ _OPTIONS = (
         help="Variable for all phases; repeatable.",
     ),
     secret_option,
+    click.option(
+        "--allow-secret-in", "secret_paths", multiple=True, metavar="PATH",
+        help="Where setup may leave a plain secret, for example /root/.npmrc; the agent can read it then; repeatable.",
+    ),
     network_options("", _AGENT_HELPS),
     network_options("setup-", _SETUP_HELPS),
     click.option(
@@ -80,6 +84,7 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
         "setup": "" if options["no_setup"] else options["setup"],
         "env": dict(options["variables"]) or None,
         "secrets": list(options["secrets"]) or None,
+        "secret_paths": list(options["secret_paths"]) or None,
         "network": {phase: setting for phase, setting in network.items() if setting} or None,
         "limits": {name: options[name] for name in ("memory", "cpus", "pids") if options[name] is not None} or None,
         "cache": None if lifetime is None else {"lifetime": lifetime} if lifetime else {"enabled": False},

@@ -25,6 +25,7 @@ _NAMES: Final = {
     "automatic": "automatic setup",
     "maintenance": "maintenance script",
     "env": "variables",
+    "secrets": "secrets",
     "network": "setup's network",
 }
 
@@ -39,10 +40,12 @@ def inputs(
     repo_url: str | None,
     placeholders: Mapping[str, str] = MappingProxyType({}),
     automatic: Mapping[str, str] = MappingProxyType({}),
+    secrets: str = "",
 ) -> dict[str, str]:
     """The digest of each thing that setup's result depends on, by its name.
 
-    `placeholders`: of secrets given to setup. `automatic`: what automatic setup depends on ("automatic", "file:PATH"…).
+    `placeholders`: of secrets given to setup; `secrets`: the fingerprint of plain ones. `automatic`: what automatic setup depends
+    on ("automatic", "file:PATH"…).
     """
     values = {
         "repo": repo_url,
@@ -52,6 +55,7 @@ def inputs(
         "maintenance": spec.maintenance,
         "env": dict(sorted({**spec.env, **placeholders}.items())),
         "network": asdict(spec.network["setup"]),
+        "secrets": [secrets, spec.secret_paths],
         **automatic,
     }
     return {name: _digest(value) for name, value in values.items()}

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from proxy.replacing import Replacer
+from sandbox.core.hiding import NOTHING
 from sandbox.core.model import Phase, now
 
 _CHUNK: Final = 1 << 18
@@ -33,12 +35,19 @@ class Journal:
         self._waiting: list[asyncio.Future[None]] = []
         self._left = MAX_OUTPUT
         self._records = 0
+        self._streams: dict[tuple[str, str], Replacer] = {}
+        self.hiding = NOTHING
         self.path = path
         self.closed = False
 
     def output(self, phase: str, stream: str, data: bytes) -> None:
         """Append what a phase printed."""
-        if self._left <= 0:
+        if self.hiding is not NOTHING:
+            data = self._streams.setdefault((phase, stream), self.hiding.stream()).feed(data)
+        self._output(phase, stream, data)
+
+    def _output(self, phase: str, stream: str, data: bytes) -> None:
+        if self._left <= 0 or not data:
             return
         self._left -= len(data)
         event = {"type": "output", "phase": phase, "stream": stream, "data": base64.b64encode(data).decode()}
@@ -53,6 +62,9 @@ class Journal:
 
     def phase_ended(self, phase: Phase) -> None:
         """A phase has ended."""
+        for (name, stream), replacer in self._streams.items():
+            self._output(name, stream, replacer.flush())
+        self._streams.clear()
         seconds = round(phase.seconds, 3)
         self._append(
             {"type": "phase", "phase": phase.name, "state": "ended", "exit_code": phase.exit_code, "seconds": seconds}
@@ -60,7 +72,7 @@ class Journal:
 
     def notice(self, text: str) -> None:
         """Something that the user should know."""
-        self._append({"type": "notice", "text": text})
+        self._append(self.hiding.json({"type": "notice", "text": text}))
 
     def network(self, record: dict[str, Any]) -> None:
         """A decision of the filter."""
@@ -72,7 +84,7 @@ class Journal:
 
     def end(self, task: dict[str, Any]) -> None:
         """The last event."""
-        self._append({"type": "end", "task": task})
+        self._append(self.hiding.json({"type": "end", "task": task}))
 
     def _append(self, event: dict[str, Any]) -> None:
         line = json.dumps(event).encode() + b"\n"

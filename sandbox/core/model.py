@@ -37,8 +37,9 @@ def without_login(url: str) -> str:
 class TaskSpec:
     """What a user asks for; checked by the API, so everything behind it may rely on it. `timeout` in seconds.
 
-    `network` has the setting of each of PHASES. `setup`: None is automatic, "" is none. `cache_lifetime`, in seconds: None the
-    daemon's, 0 no cache; `fresh`: setup runs though there is a snapshot, and makes a new one.
+    `network` has the setting of each of PHASES. `setup`: None is automatic, "" is none. `secret_paths`: where setup may leave
+    plain secrets. `cache_lifetime`, in seconds: None the daemon's, 0 no cache; `fresh`: setup runs though there is a snapshot,
+    and makes a new one.
     """
 
     command: tuple[str, ...]
@@ -49,6 +50,7 @@ class TaskSpec:
     maintenance: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    secret_paths: tuple[str, ...] = ()
     network: Mapping[str, NetworkSpec] = field(default_factory=lambda: dict(DEFAULTS))
     timeout: float | None = None
     limits: Limits | None = None
@@ -74,6 +76,7 @@ class TaskSpec:
                 **{name: given for name, given in value.items() if name not in _BEFORE_NETWORK},
                 "command": tuple(value["command"]),
                 "secrets": tuple(value.get("secrets", ())),
+                "secret_paths": tuple(value.get("secret_paths", ())),
                 "network": _network(value),
                 "limits": Limits(**limits) if limits else None,
             }

@@ -22,6 +22,7 @@ class NetworkRecord:
         """One decision of the filter; a listener of `Sandboxes.open`."""
         if self._journal.closed:
             return
+        record = self._journal.hiding.json(record)
         with contextlib.suppress(OSError):  # a full disk: the summary still counts it
             self._journal.network(record)
         if record.get("decision") == "allow":

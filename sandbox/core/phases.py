@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -19,6 +20,7 @@ from rootfs.refs import packed_refs
 from rootfs.tree import remove_tree
 from sandbox.core import environment
 from sandbox.core.errors import Conflict, PhaseFailed
+from sandbox.core.hiding import Hiding, spellings
 from sandbox.core.images import Base
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Task
@@ -27,9 +29,11 @@ from sandbox.core.network_record import NetworkRecord
 from sandbox.core.policies import Policies
 from sandbox.core.runtime import Runtime
 from sandbox.core.source import Source
+from sandbox.host import jobs
 from sandbox.host.cgroup import CgroupError, Limits
 from sandbox.host.sandbox import Sandbox, SandboxSpec
 
+_SCAN_TIMEOUT: Final = 1800.0
 _KILLED: Final = 137  # the exit code of a phase that had to be killed, as shells tell it
 _GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL for a phase that must end
 # Where the sandboxes of a task write, below its directory.
@@ -52,6 +56,7 @@ class PhaseContext:
         self._closed = False
         self._phase = ""
         self.placeholders: dict[str, dict[str, str]] = {}  # by phase, what stands in its variables for secrets
+        self.values: dict[str, dict[str, str]] = {}  # by phase, plain secrets
         self.policies = Policies(runtime, task, journal.notice)
         self.base: Base
         self.phases: list[Phase] = []
@@ -63,6 +68,8 @@ class PhaseContext:
         self._source = source
         names = self._task.spec.secrets
         self.placeholders = {phase: self._runtime.secrets.placeholders(names, phase) for phase in PHASES}
+        self.values = self._runtime.secrets.plain(names)
+        self._journal.hiding = Hiding(value for values in self.values.values() for value in values.values())
         self._layers = [self._runtime.layers.layer_path(layer) for layer in base.layers]
 
     def add_layer(self, layer: Path) -> None:
@@ -81,7 +88,7 @@ class PhaseContext:
 
     def env_of(self, phase: str) -> dict[str, str]:
         """The variables of setup, maintenance or agent."""
-        given = {**self._task.spec.env, **self.placeholders.get(phase, {})}
+        given = {**self._task.spec.env, **self.placeholders.get(phase, {}), **self.values.get(phase, {})}
         return environment.variables(self.base.image.config.env, trust.trust_env(), given)
 
     @property
@@ -110,6 +117,25 @@ class PhaseContext:
         argv = environment.login_script(f"{environment.RUN}/{name}.sh", self.base.has_bash)
         files = {f"{name}.sh": text.encode()}
         await self._must_succeed(name, writable, argv, self.env_of(name), self.cwd, files)
+
+    async def refuse_secrets(self, phase: str, writable: Path) -> None:
+        """Fail if a phase has left the value of a plain secret where the agent, or another task, would find it."""
+        if not (values := self.values.get(phase)):
+            return
+        texts = {name: [b64encode(text).decode() for text in spellings([value])] for name, value in values.items()}
+        request = {
+            "trees": [str(writable / "upper")],
+            "spellings": texts,
+            "allowed": list(self._task.spec.secret_paths),
+        }
+        found = (await jobs.run("rootfs.secret_scan", request, _SCAN_TIMEOUT))["found"]
+        if found:
+            listed = "; ".join(f"{one['path']} ({one['name']}, {one['why']})" for one in found)
+            hidden = self._journal.hiding.data(listed.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
+            raise PhaseFailed(
+                f"{phase} left secrets in its files: {hidden}",
+                "have it remove them at its end, or let the agent see them: --allow-secret-in PATH",
+            )
 
     async def agent(self, writable: Path) -> int:
         """Run the task's command; returns its exit code."""

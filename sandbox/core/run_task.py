@@ -153,6 +153,7 @@ class TaskRun:
                 await self.context.checkout(writable, found.commit, found.branch)
             if maintenance:
                 await self.context.script("maintenance", writable, maintenance)
+                await self.context.refuse_secrets("maintenance", writable)
             self.context.add_layer(writable / "upper")
         if found is not None:
             self._change(commit=found.commit)
@@ -175,7 +176,8 @@ class TaskRun:
             return None, False
         url = found.url if found else None
         image, placeholders = self.context.base.image.digest, self.context.placeholders["setup"]
-        parts = cache.inputs(spec, image, url, placeholders, prepared.snapshot_inputs)
+        fingerprint = self._runtime.secrets.fingerprint(self.context.values["setup"])
+        parts = cache.inputs(spec, image, url, placeholders, prepared.snapshot_inputs, fingerprint)
         key = cache.key(parts)
         async with self._runtime.building(key):  # two tasks that miss together build once
             snapshot = None if spec.fresh or not spec.caches else self._runtime.pending.get(key) or store.snapshot(key)

@@ -6,6 +6,7 @@ message here.
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 from pathlib import Path
@@ -27,6 +28,7 @@ class Sealer:
 
     def __init__(self, key: bytes, origin: str) -> None:
         self._cipher = AESGCM(key)
+        self._key = key
         self._origin = origin
 
     @classmethod
@@ -47,6 +49,10 @@ class Sealer:
         """The value as it may lie in the database."""
         nonce = secrets.token_bytes(_NONCE)
         return nonce + self._cipher.encrypt(nonce, value.encode(), name.encode())
+
+    def fingerprint(self, text: str) -> str:
+        """A keyed digest: the same text has the same one here, and nobody without the key can tell what it is of."""
+        return hmac.new(self._key, b"fingerprint\0" + text.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
     def open(self, name: str, sealed: bytes) -> str:
         """The value again. Raises HostError if it was sealed with another key or under another name."""

@@ -1,29 +1,39 @@
-"""Secrets: kept sealed, shown never, and handed out as brokered credentials to the phases that they are granted to.
+"""Secrets: kept sealed, shown never, and handed out to the phases that they are granted to.
 
-A task's processes get a placeholder in the variable of the secret's name; the value goes to the filter alone, which puts it in
-where it was made for. Nothing here writes a value into a message, an answer or the journal.
+Brokered ones, which are for hosts: a task's processes get a placeholder in the variable of the secret's name; the value goes
+to the filter alone, which puts it in where it was made for. Plain ones: setup and maintenance have the value in the variable,
+the agent never; what they print of it is hidden (hiding.py), what they leave of it is refused (phases.py). Nothing here writes a
+value into a message, an answer or the journal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from proxy.credentials import BadCredential, parse_credential, stands_for
 from proxy.placeholders import make_placeholder
 from sandbox.core.errors import BadRequest, NotFound
+from sandbox.core.hiding import LEAST
 from sandbox.core.model import Secret, now
 from sandbox.core.network import PHASES
 from sandbox.core.sealing import Sealer
 from sandbox.core.store import Store
 
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+PLAIN_PHASES: Final = ("setup", "maintenance")
+_MOST: Final = 64 << 10  # bytes: with its name, what Linux takes as one variable
 _REMEDY: Final = "hutch secret set --help tells what can be brokered"
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Where a value may be used: hosts with paths, the header or None for any, header, query and body, and the phases."""
+    """Where a value may be used: hosts with paths, the header or None for any, header, query and body, and the phases.
+
+    Without hosts the secret is a plain one.
+    """
 
     hosts: tuple[str, ...]
     header: str | None = None
@@ -41,7 +51,11 @@ class Secrets:
     def set(self, name: str, value: str, grant: Grant) -> dict[str, Any]:
         """Make a secret, or replace it; as `shown` has it. Raises BadRequest with the reason, without the value."""
         previous = self._store.secret(name)
-        broker = _checked(name, lambda: _broker(name, value, _placeholder(previous, value), grant))
+        if grant.hosts:
+            broker = _checked(name, lambda: _broker(name, value, _placeholder(previous, value), grant))
+        else:
+            _check_plain(name, value, grant)
+            broker = {}
         created = previous.created if previous else now()
         secret = Secret(name, self._sealer.seal(name, value), list(grant.phases), broker, created, now())
         self._store.put_secret(secret)
@@ -50,8 +64,11 @@ class Secrets:
     def rotate(self, name: str, value: str) -> dict[str, Any]:
         """Give a secret another value; what it may be used for stays. Raises NotFound, BadRequest."""
         secret = self._find(name)
-        placeholder = _checked(name, lambda: _placeholder(secret, value))
-        broker = {**secret.broker, "placeholder": placeholder}
+        if secret.broker:
+            broker = {**secret.broker, "placeholder": _checked(name, lambda: _placeholder(secret, value))}
+        else:
+            _check_plain(name, value, Grant((), phases=tuple(secret.phases)))
+            broker = {}
         secret = replace(secret, sealed=self._sealer.seal(name, value), broker=broker, changed=now())
         self._store.put_secret(secret)
         return _shown(secret)
@@ -73,12 +90,24 @@ class Secrets:
     def placeholders(self, names: Iterable[str], phase: str) -> dict[str, str]:
         """The variables of a phase that these secrets are given to. Raises NotFound for one that isn't there (any more)."""
         found = [self._find(name) for name in names]
-        return {secret.name: secret.broker["placeholder"] for secret in found if phase in secret.phases}
+        return {
+            secret.name: secret.broker["placeholder"] for secret in found if secret.broker and phase in secret.phases
+        }
+
+    def plain(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """The values of the plain ones among these, by phase and name. Raises NotFound."""
+        found = [secret for name in names if not (secret := self._find(name)).broker]
+        values = {secret.name: self._sealer.open(secret.name, secret.sealed) for secret in found}
+        return {phase: {one.name: values[one.name] for one in found if phase in one.phases} for phase in PLAIN_PHASES}
+
+    def fingerprint(self, values: Mapping[str, str]) -> str:
+        """Stands for values in a cache key: who sees it can't try values out."""
+        return self._sealer.fingerprint("\0".join(f"{name}={value}" for name, value in sorted(values.items())))
 
     def granted(self, names: Iterable[str], phase: str) -> list[dict[str, Any]]:
         """What the filter is told for such a phase, with the values. One that isn't there any more is left out."""
         found = [secret for name in names if (secret := self._store.secret(name)) is not None]
-        return [self._wire(secret) for secret in found if phase in secret.phases]
+        return [self._wire(secret) for secret in found if secret.broker and phase in secret.phases]
 
     def _wire(self, secret: Secret) -> dict[str, Any]:
         return {"name": secret.name, "value": self._sealer.open(secret.name, secret.sealed), **secret.broker}
@@ -111,10 +140,35 @@ def _checked[T](name: str, make: Callable[[], T]) -> T:
         raise BadRequest(f"cannot keep the secret {name}: {error}", _REMEDY) from error
 
 
+def _check_plain(name: str, value: str, grant: Grant) -> None:
+    """Raise BadRequest, which doesn't show the value, for what can't be a plain secret."""
+    if not _NAME.fullmatch(name):
+        raise BadRequest(
+            f"cannot keep the secret {name!r}: it is no name of a variable", "letters, digits, underscores"
+        )
+    if not len(value) >= LEAST or "\0" in value:
+        raise BadRequest(
+            f"cannot keep the secret {name}: it needs {LEAST} characters or more, and no null byte",
+            "shorter ones occur by chance, and could not be hidden",
+        )
+    if len(value.encode("utf-8", "surrogatepass")) > _MOST:
+        raise BadRequest(
+            f"cannot keep the secret {name}: it is longer than {_MOST >> 10} KiB, which is more than a variable should hold",
+            "keep what is large where setup can fetch it, and the key to it here",
+        )
+    if set(grant.phases) - set(PLAIN_PHASES):
+        raise BadRequest(
+            f"cannot give the plain secret {name} to the agent",
+            "give it hosts: hutch secret set NAME --for HOST brokers it",
+        )
+    if grant.header is not None or grant.places != ("header",):
+        raise BadRequest(f"cannot keep the secret {name}: a header or places need hosts", _REMEDY)
+
+
 def _shown(secret: Secret) -> dict[str, Any]:
     return {
         "name": secret.name,
-        **secret.broker,
+        **(secret.broker or {"placeholder": None, "for": [], "header": None, "places": []}),
         "phases": secret.phases,
         "created": secret.created,
         "changed": secret.changed,

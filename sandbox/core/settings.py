@@ -4,7 +4,7 @@ A layer is the JSON form of what was given (api/settings.py has checked it), und
 to the highest, a value replaces the one below it, but
 
     env, runtimes, limits, cache     each entry by itself
-    secrets, rules of a network      are added
+    secrets, their paths, rules      are added
     a network's access               gives way to what allows something above it; `off` takes everything below it away
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _BY_ENTRY: Final = ("env", "runtimes", "limits", "cache")
+_ADDED: Final = ("secrets", "secret_paths")
 _NARROWING: Final = ("preset", "rules", "methods")
 
 
@@ -46,7 +47,7 @@ def merge(layers: Sequence[Layer]) -> Effective:
                 _merge_network(values.setdefault(name, {}), sources, layer.source, value)
             elif name in _BY_ENTRY:
                 _merge_entries(values.setdefault(name, {}), sources, layer.source, name, value)
-            elif name == "secrets":
+            elif name in _ADDED:
                 _add(values, sources, layer.source, name, name, value)
             else:
                 values[name], sources[name] = value, layer.source

@@ -28,6 +28,7 @@ async def build_snapshot(
     writable = phases.new_writable(directory)
     await _check_out(context, writable, source)
     await context.script("setup", writable, script)
+    await context.refuse_secrets("setup", writable)
     await _check_out(context, writable, source)  # again: a task of this commit then has nothing to do
     fault.at("snapshot: set up")
     layer = secrets.token_hex(32)

@@ -20,7 +20,9 @@ SPEC = TaskSpec(("true",), repo="/project")
 
 
 def source(default: Mapping[str, str], task: Mapping[str, str]) -> Source:
-    return Source("m", Path("o"), "u", "/workspace/x", "c", None, "d", "main", {}, (), True, found(task), found(default))
+    return Source(
+        "m", Path("o"), "u", "/workspace/x", "c", None, "d", "main", {}, (), True, found(task), found(default)
+    )
 
 
 def test_a_script_of_the_user_decides() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from proxy.credentials import parse_credential
 from sandbox.core.errors import BadRequest, NotFound
+from sandbox.core.network import PHASES
 from sandbox.core.sealing import Sealer
 from sandbox.core.secrets import Grant, Secrets
 from sandbox.core.store import Store
@@ -89,7 +90,12 @@ def test_rotating_keeps_what_a_secret_is_for(secrets: Secrets) -> None:
         ("A", VALUE + "\n", GRANT, "line ends"),
         ("A", VALUE + "\ud800", GRANT, "ASCII"),
         ("A", VALUE, Grant(("127.0.0.1",)), "no host"),
-        ("A", VALUE, Grant(()), "hosts that it is for"),
+        ("A", VALUE, Grant(()), "cannot give the plain secret A to the agent"),
+        ("A", "seven77", Grant((), phases=("setup",)), "needs 8 characters or more"),
+        ("A", "null\0byte", Grant((), phases=("setup",)), "no null byte"),
+        ("A", "x" * 1_000_000, Grant((), phases=("setup",)), "longer than 64 KiB"),
+        ("A B", VALUE, Grant((), phases=("setup",)), "no name of a variable"),
+        ("A", VALUE, Grant((), "Bearer {}", phases=("setup",)), "a header or places need hosts"),
         ("A", VALUE, Grant(("a.example",), "Bearer"), None),
         ("A", VALUE, Grant(("a.example",), "Bearer {}"), "header with one"),
     ],
@@ -175,3 +181,19 @@ def test_a_key_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     path.symlink_to("/etc/hostname")
     with pytest.raises(HostError, match="cannot read the key"):
         read_key(path)
+
+
+def test_a_plain_one_is_for_setup_and_maintenance_alone(secrets: Secrets) -> None:
+    value = "first line\nsecond line"
+    shown = secrets.set("KEY", value, Grant((), phases=("setup", "maintenance")))
+    assert (shown["for"], shown["phases"]) == ([], ["setup", "maintenance"])
+    assert value not in str(shown)
+    assert secrets.plain(["KEY"]) == {"setup": {"KEY": value}, "maintenance": {"KEY": value}}
+    assert [secrets.placeholders(["KEY"], phase) for phase in PHASES] == [{}, {}, {}]
+    assert [secrets.granted(["KEY"], phase) for phase in PHASES] == [[], [], []]
+    before = secrets.fingerprint({"KEY": value})
+    secrets.rotate("KEY", "another value")
+    assert secrets.plain(["KEY"])["setup"] == {"KEY": "another value"}
+    assert secrets.fingerprint({"KEY": "another value"}) != before == secrets.fingerprint({"KEY": value})
+    with pytest.raises(BadRequest, match="longer than 64 KiB"):
+        secrets.rotate("KEY", "x" * 70_000)
