@@ -23,6 +23,7 @@ _GRACE: Final = 5.0
 _PAUSE: Final = (
     0.3  # seconds until another one is started in the place of one that was taken: whose task needs the processor now
 )
+_SETTLED: Final = 3.0  # seconds until the first ones: the daemon's own start has the processor before them
 _BARE: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -94,7 +95,7 @@ class _Ready:
         self._waiting: list[asyncio.subprocess.Process] = []
         self._starting: set[asyncio.Task[None]] = set()
 
-    def add(self, delay: float = 0.0) -> None:
+    def add(self, delay: float) -> None:
         """Start another one, in `delay` seconds."""
         task = asyncio.create_task(self._add(delay))
         self._starting.add(task)
@@ -131,7 +132,7 @@ async def keep_ready(module: str, count: int) -> AsyncIterator[None]:
     """While inside, `count` processes of a job stand by, so that a request doesn't wait for one to start."""
     ready = _ready[module] = _Ready(module)
     for _ in range(count):
-        ready.add()
+        ready.add(_SETTLED)
     try:
         yield
     finally:

@@ -161,7 +161,7 @@ def test_the_second_run_hits_the_cache_and_takes_seconds(
     second = run(daemon, project, setup, "pytest", "-q", "-p", "no:cacheprovider")
     assert (second["state"], second["cache"]["hit"]) == ("succeeded", True), second["stderr"]
     assert second["cache"]["key"] == first["cache"]["key"]
-    assert [phase["name"] for phase in second["phases"]] == ["fetch", "checkout", "agent", "result"]
+    assert [phase["name"] for phase in second["phases"]] == ["fetch", "agent", "result"]
     assert second["diff"] == {"files": 0, "insertions": 0, "deletions": 0}
     seconds = {phase["name"]: phase["seconds"] for phase in second["phases"]}
     assert second["took"] - seconds["agent"] < 10, seconds

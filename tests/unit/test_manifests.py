@@ -148,6 +148,6 @@ def test_facts(name: str, text: str, said: dict[str, object]) -> None:
 )
 def test_no_file_costs_more_than_moments(name: str, piece: str) -> None:
     most = wanted(name) or 0
-    began = time.perf_counter()
+    began = time.process_time()
     facts(name, (piece * (most // len(piece)))[:most].encode())
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 5, "more than the size of a file can explain"
