@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets as random
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,8 @@ def test_setup_has_it_and_the_agent_has_nothing(daemon: Daemon, state: Path, val
     first = tasks.run(daemon, *look, **spec(setup, maintenance='echo "again $KEY"'))
     assert first["state"] == "succeeded", first["error"]
     assert tasks.output(daemon, first["id"]) == b"[]\n0\n"
-    assert tasks.output(daemon, first["id"], "setup") == b"***\n***\n***\n***\n***\n"
+    # At the end of base64 stand characters that hold bits of what follows, too: they tell nothing.
+    assert re.fullmatch(rb"\*{3}\n\*{3}.{0,4}\n(\*{3}\n){3}", tasks.output(daemon, first["id"], "setup"))
     second = tasks.run(daemon, *look, **spec(setup, maintenance='echo "again $KEY"'))
     assert second["cache"]["hit"]
     assert tasks.output(daemon, second["id"], "maintenance") == b"again ***\n"

@@ -70,7 +70,7 @@ class Stack:
             "t1",
             "result",
             Limits(**limits),
-            exclude,
+            exclude=exclude,
         )
         return git_result.result(request)
 
