@@ -61,7 +61,8 @@ def test_one_line_end_is_not_part_of_the_value(put: Any, end: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "value", "code", "said"),
     [
-        (["set", "TOKEN"], VALUE, 2, "Missing option '--for'"),
+        (["set", "TOKEN"], "short", 1, "8 characters"),
+        (["set", "TOKEN", "--phase", "agent"], VALUE, 1, "cannot give the plain secret TOKEN to the agent"),
         (["set", "TOKEN", "--for", "a.example", VALUE], VALUE, 2, "unexpected extra argument"),
         (["set", "TOKEN", "--for", "a.example", "--phase", "checkout"], VALUE, 2, "is not one of"),
         (["set", "A-B", "--for", "a.example"], VALUE, 1, "name of a variable"),
