@@ -26,6 +26,8 @@ def ours(pid):
     with open(f"/proc/{pid}/cmdline", "rb") as file: return file.read().startswith((b"hutch-", b"/")) and not own(pid)
 def own(pid):
     with open(f"/proc/{pid}/status") as file: return "\nUid:\t0\t" in file.read()
+def entered(pid):  # our user namespace: such a one may be killed, like any process of the sandbox
+    with open(f"/proc/{pid}/uid_map") as file, open("/proc/self/uid_map") as mine: return file.read() == mine.read()
 def attempts(pid):
     for name in ("root", "cwd", "exe"): yield name, lambda n=name: os.readlink(f"/proc/{pid}/{n}")
     for name in ("fd", "map_files"): yield name, lambda n=name: os.listdir(f"/proc/{pid}/{n}")
@@ -33,7 +35,7 @@ def attempts(pid):
         yield name, lambda n=name: os.read(os.open(f"/proc/{pid}/{n}", os.O_RDONLY), 100)
     for name in ("mountinfo", "mounts"): yield name, lambda n=name: foreign(open(f"/proc/{pid}/{n}", "rb").read())
     for name in ("etc/shadow", "etc/machine-id"): yield name, lambda n=name: open(f"/proc/{pid}/root/{n}", "rb").read()
-    yield "signal", lambda: os.kill(int(pid), 0)
+    yield "signal", lambda: os.kill(int(pid), 0) or entered(pid) and call(-1)
     yield "priority", lambda: os.setpriority(os.PRIO_PROCESS, int(pid), 19)
     yield "processors", lambda: os.sched_setaffinity(int(pid), {0})
     yield "limits", lambda: resource.prlimit(int(pid), resource.RLIMIT_NOFILE)

@@ -169,7 +169,8 @@ def _nft() -> list[str]:
 def _mounts() -> Iterator[tuple[str, str]]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, about = line.split(" "), line.partition(" - ")[2]
-        yield f"{fields[0]} {fields[4]}", about
+        if fields[4] != "/run/netns":  # the first `ip netns add` of a host mounts it, for good
+            yield f"{fields[0]} {fields[4]}", about
 
 
 def _cgroups() -> Iterator[str]:
