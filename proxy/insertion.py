@@ -8,7 +8,7 @@ import binascii
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.credentials import NEVER_IN, Credential
 from proxy.replacing import Replacer
@@ -20,26 +20,18 @@ _BASIC = re.compile(rb"(basic +)([A-Za-z0-9+/]+)(={0,2}) *", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """A request's head as it goes out, and the names of the credentials that it got. Not for any record: it holds them."""
+    """A request's head as it goes out. Not for any record: it holds the values."""
 
-    target: str
-    fields: Fields
-    used: frozenset[str]
-
-    def __repr__(self) -> str:
-        return f"Inserted(used={sorted(self.used)})"
+    target: str = field(repr=False)
+    fields: Fields = field(repr=False)
 
 
 def insert(credentials: Iterable[Credential], host: str, tls: bool, target: str, fields: Fields) -> Inserted:
     """The head of a request for `target` (origin form) of `host` (a canonical name), with the values in it."""
-    used: set[str] = set()
     for credential in _granted(credentials, host, tls, target):
-        new_fields = [(name, _in_field(credential, name, value)) for name, value in fields]
-        new_target = _in_query(credential, target)
-        if new_fields != list(fields) or new_target != target:
-            used.add(credential.name)
-        fields, target = new_fields, new_target
-    return Inserted(target, fields, frozenset(used))
+        fields = [(name, _in_field(credential, name, value)) for name, value in fields]
+        target = _in_query(credential, target)
+    return Inserted(target, fields)
 
 
 class BodyInserter(Replacer):
@@ -53,11 +45,6 @@ class BodyInserter(Replacer):
     def needed(self) -> bool:
         """Whether any credential may stand in this body."""
         return bool(self._granted)
-
-    @property
-    def used(self) -> frozenset[str]:
-        """The names of those that it got so far."""
-        return frozenset(it.name for it in self._granted if not self.found.isdisjoint(it.inserts))
 
 
 def _granted(credentials: Iterable[Credential], host: str, tls: bool, target: str) -> list[Credential]:

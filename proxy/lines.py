@@ -1,7 +1,6 @@
 """The lines between the daemon and a process of the filter: a JSON object each, every one of the daemon's answered.
 
-    daemon ◀── {"event": "ready"}                                       first
-           ──▶ {"op": …, "seq": N, …}
+    daemon ──▶ {"op": …, "seq": N, …}
            ◀── {"ack": N} or {"ack": N, "result": …}                    once it is in force
                {"ack": N, "error": "one sentence"}                      if it isn't: then nothing has changed
     end of file on either side: the process ends
@@ -63,7 +62,6 @@ async def serve(control: socket.socket, apply: Callable[[Message], Any], outgoin
     """Until the daemon closes the socket: one message after the other. `apply` gives a result, or one to wait for."""
     reader, writer = await asyncio.open_connection(sock=control, limit=MAX_LINE)
     sender = asyncio.create_task(_send(writer, outgoing))
-    outgoing.answer({"event": "ready"})
     try:
         while line := await reader.readline():
             outgoing.answer(await _answer(line, apply))

@@ -2,6 +2,8 @@
 
 Pure. It finds a value that is written as it is, escaped for a URL, JSON or HTML, in base64 or in hex. It doesn't find what a
 server has shortened, compressed, encrypted or otherwise transformed: whom a credential is for is trusted not to.
+What it holds back of a stream until more comes must not depend on any value: who has a server echo guesses, and sees
+which of them arrive later, would read the value letter by letter.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,11 +17,24 @@ type Fields = Sequence[tuple[bytes, bytes]]
 _HIDING = frozenset({b"accept-encoding", b"a-im", b"range", b"request-range", b"if-range", b"accept-charset"})
 
 
+_PRINTABLE = bytes(range(0x20, 0x7F))  # what every spelling of a value is made of
+
+
 class Masker(Replacer):
     """Replaces values by their placeholders in one response: its fields, and its body in pieces."""
 
     def __init__(self, credentials: Iterable[Credential]) -> None:
-        super().__init__({key: value for credential in credentials for key, value in credential.masks.items()})
+        table = {key: value for credential in credentials for key, value in credential.masks.items()}
+        super().__init__(table)
+        self._most = max(map(len, table), default=1) - 1  # of a value whose end is still to come
+
+    def _unfinished(self, data: bytes) -> Sequence[int]:
+        """Everything from the last line end on (or another byte that no value has), as far back as a value may begin.
+
+        Streams of events and lines are not kept waiting: each of these ends with one.
+        """
+        end = data[max(0, len(data) - self._most) :]
+        return range(len(data) - len(end) + len(end.rstrip(_PRINTABLE)), len(data))
 
     def mask_fields(self, fields: Fields) -> list[tuple[bytes, bytes]]:
         """The header or trailer fields without values."""

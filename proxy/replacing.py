@@ -6,7 +6,8 @@ overlap the earlier counts, of two that begin together the longer.
 """
 
 import heapq
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 
 _HEAD = 8  # bytes of a key that are looked for first where a piece ends
 
@@ -17,7 +18,6 @@ class Replacer:
     def __init__(self, table: Mapping[bytes, bytes]) -> None:
         self._table = table
         self._rest = b""
-        self.found: set[bytes] = set()
 
     def whole(self, data: bytes) -> bytes:
         """`data` with everything replaced, apart from any stream."""
@@ -50,12 +50,11 @@ class Replacer:
                 pieces += (data[position:at], self._table[key])
                 position = at + len(key)
                 end = _first(unfinished, position, len(data))
-                self.found.add(key)
             if (at := data.find(key, position)) >= 0:
                 heapq.heappush(nexts, (at, -len(key), key))
         return b"".join((*pieces, data[position:end])), data[end:]
 
-    def _unfinished(self, data: bytes) -> list[int]:
+    def _unfinished(self, data: bytes) -> Sequence[int]:
         """Where a key begins whose end is still to come, in ascending order."""
         found: set[int] = set()
         for key in self._table:
@@ -69,5 +68,6 @@ class Replacer:
         return sorted(found)
 
 
-def _first(positions: list[int], least: int, otherwise: int) -> int:
-    return next((position for position in positions if position >= least), otherwise)
+def _first(positions: Sequence[int], least: int, otherwise: int) -> int:
+    at = bisect_left(positions, least)
+    return positions[at] if at < len(positions) else otherwise

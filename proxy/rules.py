@@ -31,7 +31,7 @@ _NETWORK = re.compile(r"([0-9.]+(?:/[0-9]{1,2})?)(?::([0-9]+))?")
 _NETWORK_SIZE = re.compile(r"/[0-9]{1,2}/?")
 _AUTHORITY = re.compile(r"([^:]*)(?::([0-9]+))?")
 _PATH = re.compile(r"/[!-~]*")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class BadRule(ValueError):
@@ -67,7 +67,7 @@ class Rule:
         """Is the rule about connections to this port, with or without TLS? None stands for any."""
         if port is not None and self.ports and port not in self.ports:
             return False
-        return tls is None or self.scheme not in _DEFAULT_PORTS or (self.scheme == "https") is tls
+        return tls is None or self.scheme not in DEFAULT_PORTS or (self.scheme == "https") is tls
 
     @property
     def partial(self) -> bool:
@@ -87,14 +87,14 @@ class _Target:
     def spelled(self) -> str:
         place = str(self.network).removesuffix("/32") if self.network else self.host
         place = {"subdomains": "*." + place, "exact": place if self.scheme else "=" + place}.get(self.match, place)
-        if self.port is not None and self.port != _DEFAULT_PORTS.get(self.scheme):
+        if self.port is not None and self.port != DEFAULT_PORTS.get(self.scheme):
             place += f":{self.port}"
         return {"": place, "tcp": f"tcp://{place}"}.get(self.scheme, f"{self.scheme}://{place}{self.path or '/'}")
 
     def ports(self, deny: bool) -> tuple[int, ...]:
         if self.port is not None:
             return (self.port,)
-        return (_DEFAULT_PORTS[self.scheme],) if self.scheme else () if deny else WEB_PORTS
+        return (DEFAULT_PORTS[self.scheme],) if self.scheme else () if deny else WEB_PORTS
 
 
 @dataclass(slots=True)

@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 from proxy.artifacts.route import FORWARDED, forwarded
 from proxy.destination import Denied, authority, is_address
 from proxy.names import BadName, canonical
+from proxy.rules import DEFAULT_PORTS
 
 UPSTREAM_HEADER = "x-hutch-upstream"
-TENANT_HEADER = "x-hutch-tenant"
 CACHE_HEADER = "x-hutch-cache"  # hit, miss, revalidated, bypass; none: no server has said this, but the cache
 REASON_HEADER = "x-hutch-reason"  # with none: why
-DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_TARGET = 8_192
 
 _TARGET = re.compile(r"/[!\"$-~]*")  # no fragment, nothing but visible ASCII
@@ -97,15 +96,15 @@ def can_be_asked(target: str) -> bool:
     return len(target) <= MAX_TARGET and _TARGET.fullmatch(target) is not None
 
 
-def parse_ask(method: str, target: str, fields: Pairs) -> Ask:
-    """A worker's request; raises BadAsk."""
+def parse_ask(method: str, target: str, fields: Pairs, tenant: str = "") -> Ask:
+    """A worker's request for a tenant; raises BadAsk."""
     if method != "GET":
         raise BadAsk("the cache takes GET only")
     if not can_be_asked(target):
         raise BadAsk("the request target is malformed")
-    ours = [(name, value) for name, value in fields if name in ("host", UPSTREAM_HEADER, TENANT_HEADER)]
+    ours = [(name, value) for name, value in fields if name in ("host", UPSTREAM_HEADER)]
     named = dict(ours)
-    if len(ours) != len(named) or not {"host", UPSTREAM_HEADER} <= named.keys():
+    if len(ours) != 2 or len(named) != 2:
         raise BadAsk(f"it needs Host and {UPSTREAM_HEADER}, each once")
     scheme, host, port = _upstream(named[UPSTREAM_HEADER])
     try:
@@ -116,7 +115,7 @@ def parse_ask(method: str, target: str, fields: Pairs) -> Ask:
         raise BadAsk(f"Host and {UPSTREAM_HEADER} name different servers")
     if strange := [name for name, _ in fields if name not in (*named, *FORWARDED, "user-agent", "connection")]:
         raise BadAsk(f"{strange[0]} should not have been sent here")
-    return Ask(scheme, host, port, target, tuple(forwarded(fields)), named.get(TENANT_HEADER, ""))
+    return Ask(scheme, host, port, target, tuple(forwarded(fields)), tenant)
 
 
 def _upstream(text: str) -> tuple[str, str, int]:

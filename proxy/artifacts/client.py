@@ -22,10 +22,10 @@ class Gone(Exception):
 
 
 class Client:
-    """Takes over the socket, which doesn't block."""
+    """Takes over the socket, which doesn't block. `tenant`: the sandbox whose requests come over it."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock, self._loop = sock, asyncio.get_running_loop()
+    def __init__(self, sock: socket.socket, tenant: str) -> None:
+        self._sock, self._tenant, self._loop = sock, tenant, asyncio.get_running_loop()
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
 
     async def ask(self) -> Ask | None:
@@ -38,7 +38,7 @@ class Client:
         if not isinstance(event, h11.Request):
             return None
         fields = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)
-        ask = parse_ask(event.method.decode("latin-1"), event.target.decode("latin-1"), fields)
+        ask = parse_ask(event.method.decode("latin-1"), event.target.decode("latin-1"), fields, self._tenant)
         if not isinstance(await self._event(), h11.EndOfMessage):
             raise BadAsk("the request has a body")
         return ask

@@ -1,6 +1,6 @@
 """The cache's process: takes connections from the workers and orders from the daemon, until the daemon is gone.
 
-    handoff ══ one descriptor a datagram ══▶ Client ─ ask ─ answer ─ ask ─ …     a fault ends one connection, no other
+    handoff ══ tenant, one descriptor ══▶ Client ─ ask ─ answer ─ ask ─ …     a fault ends one connection, no other
     control ══ hello, artifacts-list, artifacts-clear ══▶                        the rest is acknowledged and ignored
 
 Nothing is taken from a worker before hello: until then their connections wait in the socket, and the pulse tells workers
@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address
@@ -33,7 +34,7 @@ from proxy.lines import BadMessage, Message
 
 log = logging.getLogger(__name__)
 
-MAX_CLIENTS = 8_192
+MAX_CLIENTS, MAX_CLIENTS_OF_ONE = 8_192, 512
 AT_ONCE = 64  # connections taken before others get their turn
 
 
@@ -68,6 +69,7 @@ class Cache:
         self._next_beat: asyncio.TimerHandle | None = None
         self._fetcher: Fetcher | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._clients_of: Counter[str] = Counter()  # by tenant: a sandbox's address
 
     def apply(self, message: Message) -> Any:
         match message.get("op"):
@@ -119,7 +121,7 @@ class Cache:
         """Some of the connections that wait in the socket."""
         for _ in range(AT_ONCE):
             try:
-                data, fds, _, _ = socket.recv_fds(self._handoff, 16, 1, socket.MSG_CMSG_CLOEXEC)
+                data, fds, _, _ = socket.recv_fds(self._handoff, 64, 1, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -129,21 +131,27 @@ class Cache:
                 asyncio.get_running_loop().remove_reader(self._handoff)
                 return
             for fd in fds:
-                self._attend(fd, fetcher)
+                self._attend(fd, data.decode("latin-1"), fetcher)
 
-    def _attend(self, fd: int, fetcher: Fetcher) -> None:
+    def _attend(self, fd: int, tenant: str, fetcher: Fetcher) -> None:
         try:
             sock = socket.socket(fileno=fd)
         except OSError:
             os.close(fd)
             return
-        if len(self._clients) >= MAX_CLIENTS or (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        too_many = len(self._clients) >= MAX_CLIENTS or self._clients_of[tenant] >= MAX_CLIENTS_OF_ONE
+        if too_many or (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
             sock.close()
             return
         sock.setblocking(False)
-        task = asyncio.get_running_loop().create_task(_serve(Client(sock), fetcher))
+        task = asyncio.get_running_loop().create_task(_serve(Client(sock, tenant), fetcher))
         self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
+        self._clients_of[tenant] += 1
+        task.add_done_callback(lambda task: self._gone(task, tenant))
+
+    def _gone(self, task: asyncio.Task[None], tenant: str) -> None:
+        self._clients.discard(task)
+        self._clients_of -= Counter([tenant])  # which keeps no zeros
 
 
 async def _serve(client: Client, fetcher: Fetcher) -> None:

@@ -3,8 +3,9 @@
     write ──▶ [ file ] ──▶ Reader, Reader, …
 
 Its size has a limit. A body that turns out longer (only one of unknown length can) is not to be kept; from then on the
-file is used in a circle, and the writer waits for the slowest reader. Such a body is read into memory, piece by piece:
-what sendfile has put into a socket are the file's own pages, and would change under who hasn't read them yet.
+file is used in a circle, and the writer waits for the slowest reader, or leaves one behind that keeps others waiting. Such
+a body is read into memory, piece by piece: what sendfile has put into a socket are the file's own pages, and would change
+under who hasn't read them yet.
 It neither makes nor removes the file.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 PIECE, PIECE_IN_MEMORY = 1_048_576, 262_144
+PATIENCE_SECONDS = 5.0  # with a reader that takes nothing, while another has read all there is
 
 
 class BrokenOff(Exception):
@@ -83,8 +85,18 @@ class Spool:
                 return wanted
             self._circle = max(self.written, self._first)
         while not (free := self._circle - (self.written - self._slowest())):
-            await self._change()
+            await self._wait_for_the_slowest()
         return min(wanted, free, self._circle - self._offset(self.written))
+
+    async def _wait_for_the_slowest(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._change()
+        except TimeoutError:
+            slowest, fastest = self._slowest(), max(reader.position for reader in self._readers)
+            if slowest < fastest == self.written:
+                self._readers -= {reader for reader in self._readers if reader.position == slowest}
+                self._notify()
 
     def _offset(self, position: int) -> int:
         return position % self._circle if self._circle else position
@@ -106,6 +118,8 @@ class Spool:
         await self._changed.wait()
 
     async def next(self, reader: "Reader") -> Piece | bytes | None:
+        if reader not in self._readers:
+            raise BrokenOff("it was read so slowly that others had to wait")
         while reader.position == self.written:
             if self._failure is not None:
                 raise BrokenOff(str(self._failure)) from self._failure

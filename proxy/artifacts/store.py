@@ -24,6 +24,7 @@ from proxy.records import printable
 log = logging.getLogger(__name__)
 
 MAX_ENTRIES = 50_000
+MAX_VARIANTS = 8  # of one URL: each is read whenever it is asked for
 MAX_LISTED = 1_000
 FIRST_BYTES = 65_536  # what a body of unknown length gets at once
 _BLOCK = 4_096
@@ -147,8 +148,10 @@ class Store:
         if draft.generation != self._generation:
             self._drop(draft.name)
             return
-        for stored in self.find(record.url):
-            if stored.name != draft.name and stored.record.asked == record.asked:
+        others = [stored for stored in self.find(record.url) if stored.name != draft.name]
+        others.sort(key=lambda stored: stored.record.born)
+        for at, stored in enumerate(others):
+            if stored.record.asked == record.asked or len(others) - at >= MAX_VARIANTS:
                 self._drop(stored.name)
 
     def _publish(self, draft: Draft, record: Record) -> None:
@@ -156,22 +159,24 @@ class Store:
         os.ftruncate(draft.fd, record.length)
         os.fdatasync(draft.fd)
         rename(f"{draft.name}.tmp", f"{draft.name}.body", self._directory)
-        self._write_record(draft.name, record)
+        self._write_record(draft.name, record, sync=True)
 
-    def _write_record(self, name: str, record: Record) -> None:
+    def _write_record(self, name: str, record: Record, sync: bool) -> None:
         fd = create(f"{name}.tmp", self._directory)
         try:
             os.write(fd, to_bytes(record))
-            os.fdatasync(fd)
+            if sync:
+                os.fdatasync(fd)
         finally:
             os.close(fd)
         rename(f"{name}.tmp", f"{name}.meta", self._directory)
 
     def refresh(self, stored: Stored, record: Record) -> Stored:
-        """Give a stored body another record."""
+        """Give a stored body another record. One that a crash tears is no record, and its body is fetched again: waiting
+        for the disk, here in the loop, is not worth it."""
         if stored.name in self._sizes:
             try:
-                self._write_record(stored.name, record)
+                self._write_record(stored.name, record, sync=False)
             except OSError as error:
                 log.warning("updating %s in the artifact cache failed: %s", stored.name, error)
                 remove(f"{stored.name}.tmp", self._directory)

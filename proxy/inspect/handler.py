@@ -118,9 +118,11 @@ class Handler(server.LiveConnectionHandler):
             await self.handle_connection(server_side)
 
     async def _dial(self, server_side: connection.Server) -> tuple[StreamReader, StreamWriter]:
-        if server_side.address == ARTIFACTS and not server_side.tls and not server_side.via:
-            return await self._open(self._artifacts())
         passage, policy = self._passage, self._passage.sandbox.policy
+        if server_side.address == ARTIFACTS and not server_side.tls and not server_side.via:
+            if not passage.permitted(policy):
+                raise Denied("another policy has come, and this connection doesn't fit it")
+            return await self._open(self._artifacts())
         if server_side.address != (passage.name, passage.port) or server_side.tls is not passage.tls or server_side.via:
             raise Denied("mitmproxy asks for another server than the one this connection is for")
         if not (decision := passage.decide()).allowed:
@@ -144,7 +146,8 @@ class Handler(server.LiveConnectionHandler):
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                socket.send_fds(self._inspector.artifacts, [b"c"], [theirs.fileno()])
+                tenant = self._passage.sandbox.address.encode()
+                socket.send_fds(self._inspector.artifacts, [tenant], [theirs.fileno()])
             except OSError as error:
                 ours.close()
                 raise DialError(f"the artifact cache can't be reached: {error.strerror}") from error

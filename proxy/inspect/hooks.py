@@ -11,7 +11,7 @@ from mitmproxy import flow, http
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 
 from proxy.addresses import Refused
-from proxy.artifacts.ask import CACHE_HEADER, REASON_HEADER, TENANT_HEADER, UPSTREAM_HEADER, can_be_asked
+from proxy.artifacts.ask import CACHE_HEADER, REASON_HEADER, UPSTREAM_HEADER, can_be_asked
 from proxy.artifacts.route import forwarded, may_use
 from proxy.destination import Denied
 from proxy.dial import DialError, Dialler
@@ -85,8 +85,7 @@ class Hooks:
         passage.requests[it.id] = asked  # before the wait: a policy that changes in it must know of this request
         if self._from_artifacts(asked):
             self._requests[it.id].from_artifacts = True
-            if not policy.denied_networks:
-                return  # it resolves by itself, if it has to ask; but knows nobody's rules
+            return
         try:
             await self._dialler.resolve(passage.name, passage.sandbox.look_ups, policy.denied_networks)
         except Refused as refused:
@@ -96,7 +95,8 @@ class Hooks:
         """Whether the artifact cache may answer. Not where a credential makes the answer this sandbox's own."""
         policy, name = self._passage.sandbox.policy, self._passage.name
         own = any(each.covers(name) for each in policy.credentials)
-        if own or not can_be_asked(asked.target):
+        # The cache resolves by itself, and knows nobody's denied networks.
+        if own or policy.denied_networks or not can_be_asked(asked.target):
             return False
         return may_use(asked.method, asked.fields, name, policy.artifact_hosts) and self._has_artifacts()
 
@@ -106,7 +106,7 @@ class Hooks:
             it.request.authority = ""  # always in origin form
         strip_upgrades(it.request.headers)
         credentials = [each for each in passage.sandbox.policy.credentials if each.covers(passage.name)]
-        if credentials and passage.tls:
+        if credentials:  # without TLS nothing is put in, but what comes back is masked all the same
             request.brokering = Brokering(passage, credentials, it)
             request.brokering.put_in()
         if request.from_artifacts:
@@ -145,6 +145,8 @@ class Hooks:
             it.error = flow.Error(flow.Error.KILLED_MESSAGE)  # an opaque tunnel otherwise
             return
         it.response.headers.pop(DENIED_HEADER, None)  # says that the filter speaks
+        # None was offered (see strip_upgrades). Compressed frames would be unpacked here, to any size.
+        it.response.headers.pop("sec-websocket-extensions", None)
         if not request.from_artifacts:
             it.response.headers.pop(CACHE_HEADER, None)
         elif it.response.headers.get(CACHE_HEADER) == "none":
@@ -210,8 +212,7 @@ class Hooks:
 def _redirect(request: http.Request, passage: Passage) -> None:
     """To the artifact cache, with what it may see of the request, and the one server that it may ask."""
     host, scheme = request.headers.get("host") or request.authority, "https" if passage.tls else "http"
-    fields = [("host", host), (UPSTREAM_HEADER, f"{scheme}://{passage.name}:{passage.port}")]
-    fields.append((TENANT_HEADER, passage.sandbox.address))
+    fields = (("host", host), (UPSTREAM_HEADER, f"{scheme}://{passage.name}:{passage.port}"))
     request.headers = http.Headers(
         [(name.encode(), value.encode("latin-1")) for name, value in (*fields, *forwarded(_fields(request.headers)))]
     )

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from proxy.launch import filter_command
+from proxy.lines import MAX_LINE
 from sandbox.host.errors import HostError
 from sandbox.host.filter_process import Master, Message, Peer, PeerEnded, Refused
 from sandbox.host.trusted import host_addresses, host_bundle
@@ -100,6 +103,7 @@ class Filter:
 
     async def register(self, address: str, policy: Record, listener: Callable[[Record], None]) -> None:
         """Put `policy` in force for a sandbox's address; its records go to `listener` from now on."""
+        _check_size(policy)
         self._policies[address] = policy
         self._listeners[address] = listener
         try:
@@ -111,6 +115,7 @@ class Filter:
 
     async def change(self, address: str, policy: Record) -> None:
         """Put another policy in force for a running sandbox; what it no longer allows is closed when this returns."""
+        _check_size(policy)
         before = self._policies.get(address)
         if before is None:
             raise HostError("cannot change the network: the sandbox has just ended", "run the task again")
@@ -290,6 +295,14 @@ class Filter:
             self._artifacts = None
 
 
+def _check_size(policy: Record) -> None:
+    """Raise HostError for a policy that no process of the filter would read: each would end, and so would the next."""
+    if len(json.dumps(policy)) > MAX_LINE - 1024:  # the rest of the message
+        raise HostError(
+            f"cannot put a network policy in force: it is longer than {MAX_LINE >> 20} MiB", "give it fewer rules"
+        )
+
+
 def _why_not(error: Exception) -> HostError:
     """A hello that can't be made, or used, for who starts the daemon."""
     match error:
@@ -308,5 +321,8 @@ def _open_directory(path: Path, uid: int) -> int:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     os.fchown(directory, uid, uid)
     for name in os.listdir(directory):
-        os.chown(name, uid, uid, dir_fd=directory, follow_symlinks=False)
+        # Of a file that has another name elsewhere, that other name would be given away with it.
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            os.chown(name, uid, uid, dir_fd=directory, follow_symlinks=False)
     return directory

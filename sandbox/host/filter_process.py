@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from proxy.launch import LaunchError
+from proxy.lines import MAX_LINE
 from sandbox.host.errors import HostError
 
 _log = logging.getLogger("hutch")
 type Message = dict[str, Any]
 _ANSWER_SECONDS: Final = 10.0  # then it hangs, and is killed
-_MAX_LINE: Final = 1 << 22
 
 
 class PeerEnded(HostError):
@@ -57,7 +57,7 @@ class Peer:
 
     async def listen(self, greet: Callable[[Peer], Awaitable[None]]) -> None:
         """Greet it and hear what it tells, until its end."""
-        reader, self._writer = await asyncio.open_connection(sock=self._stream, limit=_MAX_LINE)
+        reader, self._writer = await asyncio.open_connection(sock=self._stream, limit=MAX_LINE)
         greeting = asyncio.create_task(self._greet(greet))
         try:
             while line := await reader.readline():

@@ -5,10 +5,12 @@ Must not name a registry: what the package managers ask for is learned from the 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.filter_lab import Lab, lab
+from sandbox.host.filter import Filter, FilterConfig
+from tests.support.filter_lab import UID, Lab, lab
 from tests.support.tasks import wait_for
 
 BODY = os.urandom(3_000_000)
@@ -152,3 +155,23 @@ def test_package_managers_get_the_same_twice(net: Lab, tool: str, tmp_path: Path
     assert first
     wait_for(lambda: stored(net)["entries"] > 0, "something to be stored", 10)
     assert run("second", sandbox=1) == first
+
+
+def test_a_former_ones_files_are_taken_over_and_nothing_that_they_lead_to(tmp_path: Path) -> None:
+    """Another filter's user had the directory before, and may have been taken over."""
+    (outside := tmp_path / "outside").write_text("the host's")
+    (directory := tmp_path / "artifacts").mkdir()
+    (directory / "kept").touch()
+    (directory / "link").symlink_to(outside)
+    (directory / "other-name").hardlink_to(outside)
+    os.mkfifo(directory / "pipe")
+
+    async def start() -> None:
+        tcp, dns = socket.socketpair()
+        with tcp, dns:
+            await Filter(FilterConfig("", UID, artifacts=directory), tcp, dns).close()
+
+    asyncio.run(start())
+    assert outside.stat().st_uid == 0
+    owners = {path.name: path.lstat().st_uid for path in directory.iterdir()}
+    assert owners == {"kept": UID, "link": 0, "other-name": 0, "pipe": 0}

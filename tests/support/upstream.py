@@ -10,6 +10,7 @@ import hashlib
 import socket
 import ssl
 import threading
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -58,6 +59,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(self.server.files / self.path.partition("?")[0].removeprefix("/files/"))
         elif self.path == "/websocket":
             self._websocket()
+        elif self.path == "/websocket-bomb":
+            self._websocket_bomb()
         elif self.path == "/swallow":
             self._switch()
             while self.connection.recv(len(CHUNK)):
@@ -118,12 +121,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(bytes((0x81, size)) + plain + b"\x88\x00")
         self.close_connection = True
 
-    def _switch(self) -> None:
+    def _websocket_bomb(self) -> None:
+        """Accept with an extension that nobody offered, and send a small frame that unpacks to 256 MiB."""
+        self._switch(("Sec-WebSocket-Extensions", "permessage-deflate"))
+        packer = zlib.compressobj(9, wbits=-15)
+        packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush(zlib.Z_SYNC_FLUSH)[:-4]
+        self.wfile.write(b"\xc1\x7f" + len(packed).to_bytes(8) + packed)
+        self.close_connection = True
+
+    def _switch(self, *fields: tuple[str, str]) -> None:
         key = self.headers["Sec-WebSocket-Key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         self.send_response(101)
         self.send_header("Upgrade", "websocket")
         self.send_header("Connection", "Upgrade")
         self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key).digest()).decode())
+        for name, value in fields:
+            self.send_header(name, value)
         self.end_headers()
 
 

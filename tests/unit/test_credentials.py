@@ -108,7 +108,6 @@ def test_nothing_may_be_left_out(missing: str) -> None:
 def test_the_value_stands_where_the_placeholder_stood(fields: dict[str, str], before: str, after: str) -> None:
     found = sent(credential(**fields), (before, after), ("accept", "*/*"))
     assert found.fields == [(before.encode(), after.replace(HOLDER, VALUE).encode()), (b"accept", b"*/*")]
-    assert found.used == {"TOKEN"}
 
 
 @pytest.mark.parametrize(
@@ -139,14 +138,13 @@ def test_the_value_stands_where_the_placeholder_stood(fields: dict[str, str], be
 )
 def test_it_goes_nowhere_else(changes: dict[str, Any], options: dict[str, Any], field: str, value: str) -> None:
     found = sent(credential(**changes), (field, value), **options)
-    assert found.fields == [(field.encode(), value.encode())]
-    assert not found.used
+    assert list(found.fields) == [(field.encode(), value.encode())]
 
 
 @pytest.mark.parametrize("target", ["/team", "/team/", "/team/x.git/info/refs?service=git-upload-pack"])
 def test_a_path_means_all_below_it(target: str) -> None:
     it = credential(**{"for": ["api.example.com/team"]})
-    assert sent(it, ("x-token", HOLDER), target=target).used == {"TOKEN"}
+    assert sent(it, ("x-token", HOLDER), target=target).fields == [(b"x-token", VALUE.encode())]
 
 
 @pytest.mark.parametrize("text", ["user:{}", "{}:x-oauth-basic", "{}:", "{}:{}", "a:b{}c"])
@@ -168,7 +166,8 @@ def test_what_is_no_basic_stays(value: str) -> None:
 
 def test_a_header_that_is_made_for_bearer_is_not_put_into_basic() -> None:
     value = f"Basic {b64encode(f'u:{HOLDER}'.encode()).decode()}"
-    assert not sent(credential(header="Authorization: Bearer {}"), ("authorization", value)).used
+    found = sent(credential(header="Authorization: Bearer {}"), ("authorization", value))
+    assert found.fields == [(b"authorization", value.encode())]
 
 
 def test_query_and_body_only_where_asked() -> None:
@@ -181,7 +180,6 @@ def test_query_and_body_only_where_asked() -> None:
         body = BodyInserter([it], "api.example.com", True, "/x")
         assert body.needed is (it is all_places)
         assert body.feed(f'{{"token":"{HOLDER}"}}'.encode()) + body.flush() == f'{{"token":"{expected}"}}'.encode()
-        assert body.used == ({"TOKEN"} if it is all_places else set())
     assert not BodyInserter([all_places], "api.example.com", False, "/x").needed
     assert not BodyInserter([all_places], "other.example", True, "/x").needed
 
@@ -198,7 +196,6 @@ def test_several_credentials_in_one_request() -> None:
     fields = [(b"x-a", HOLDER.encode()), (b"x-b", b"9876504321fedcba")]
     found = insert([credential(), other], "api.example.com", True, "/", fields)
     assert found.fields == [(b"x-a", VALUE.encode()), (b"x-b", b"0123456789abcdef")]
-    assert found.used == {"TOKEN", "OTHER"}
 
 
 @pytest.mark.parametrize(

@@ -153,3 +153,16 @@ def test_why_a_filter_cant_be_started(tmp_path: Path, monkeypatch: pytest.Monkey
 def _holds(directory: Path) -> bool:
     links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
     return any(os.path.lexists(link) and link.readlink() == directory for link in links)
+
+
+def test_a_policy_that_no_process_could_read_is_refused_by_the_daemon() -> None:
+    async def test() -> None:
+        tcp, dns = socket.socketpair()
+        with tcp, dns:
+            it = egress.Filter(egress.FilterConfig("", os.getuid()), tcp, dns)
+            long = {"rules": ["example.com"] * 400_000}
+            for refused in (it.register("10.0.0.2", long, lambda _: None), it.change("10.0.0.2", long)):
+                with pytest.raises(HostError, match="longer than 4 MiB"):
+                    await refused
+
+    asyncio.run(test())

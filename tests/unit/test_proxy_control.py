@@ -71,7 +71,7 @@ class Worker:
             task = asyncio.create_task(lines.serve(theirs, self.control.apply, self.records))
             reader, writer = await asyncio.open_connection(sock=ours)
             writer.writelines(told)
-            answers = [json.loads(await asyncio.wait_for(reader.readline(), 5)) for _ in range(len(told) + 1)]
+            answers = [json.loads(await asyncio.wait_for(reader.readline(), 5)) for _ in range(len(told))]
             writer.close()
             await asyncio.wait_for(task, 5)
             return answers
@@ -98,9 +98,9 @@ def test_a_conversation() -> None:
         line(op="set", sandbox="10.0.0.6", policy=POLICY | {"access": "all"}, seq=7),
         line(op="serve", seq=8),
     )
-    assert answers[:6] == [{"event": "ready"}, *({"ack": number} for number in range(1, 6))]
-    assert [answer["ack"] for answer in answers[6:]] == [6, None, None, 7, 8]
-    assert all(answer["error"] for answer in answers[6:])
+    assert answers[:5] == [{"ack": number} for number in range(1, 6)]
+    assert [answer["ack"] for answer in answers[5:]] == [6, None, None, 7, 8]
+    assert all(answer["error"] for answer in answers[5:])
     assert worker.did == ["hello /x", "serve"]
     assert worker.sandboxes.get("10.0.0.2") is None
     kept = worker.sandboxes.get("10.0.0.6")
@@ -137,36 +137,34 @@ def test_a_drop_is_acknowledged_after_the_last_record() -> None:
         task = asyncio.create_task(lines.serve(theirs, worker.control.apply, worker.records))
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(line(op="drop", sandbox="10.0.0.2", seq=1))
-        heard = [json.loads(await asyncio.wait_for(reader.readline(), 5)) for _ in range(3)]
+        heard = [json.loads(await asyncio.wait_for(reader.readline(), 5)) for _ in range(2)]
         writer.close()
         await asyncio.wait_for(task, 5)
         return heard
 
-    ready, record, answer = asyncio.run(talk())
-    assert ready == {"event": "ready"}
+    record, answer = asyncio.run(talk())
     assert (record["event"], record["bytes"]) == ("network", 7)
     assert answer == {"ack": 1}
 
 
 def test_it_serves_only_after_hello() -> None:
     worker = Worker()
-    assert "after hello" in worker.converse(line(op="serve", seq=1))[1]["error"]
+    assert "after hello" in worker.converse(line(op="serve", seq=1))[0]["error"]
     assert worker.did == []
 
 
 def test_a_line_without_end_ends_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_LINE", 1_000)
 
-    async def talk() -> tuple[bytes, bytes]:
+    async def talk() -> bytes:
         ours, theirs = socket.socketpair()
         worker = Worker()
         task = asyncio.create_task(lines.serve(theirs, worker.control.apply, worker.records))
         reader, writer = await asyncio.open_connection(sock=ours)
-        ready = await reader.readline()
         writer.write(b"x" * 10_000)
         await asyncio.wait_for(task, 5)
         rest = await reader.read()
         writer.close()
-        return ready, rest
+        return rest
 
-    assert asyncio.run(talk()) == (b'{"event": "ready"}\n', b"")
+    assert asyncio.run(talk()) == b""

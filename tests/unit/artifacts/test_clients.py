@@ -123,16 +123,25 @@ def test_beyond_its_limits_it_refuses_at_once(registry: Registry, tmp_path: Path
 def test_no_tenant_takes_all_there_is(registry: Registry, tmp_path: Path) -> None:
     go = threading.Event()
     registry.pages["/a"] = registry.pages["/b"] = Page(BODY, ["Cache-Control: no-store"], steps=2, go=go)
-    greedy, other = {"X-Hutch-Tenant": "greedy"}, {"X-Hutch-Tenant": "other"}
     with cache(tmp_path, TRUST, limits={"upstream.MAX_EXCHANGES_OF_ONE": 1}) as lab:
-        with lab.open(registry.url("/a"), greedy) as response:
+        with lab.open(registry.url("/a")) as response:
             response.read(1000)
-            assert lab.get(registry.url("/b"), greedy).status == 503
-            with lab.open(registry.url("/b"), other) as unharmed:
+            assert lab.get(registry.url("/b")).status == 503
+            with lab.connect("10.0.0.4") as others, lab.open(registry.url("/b"), over=others) as unharmed:
                 assert unharmed.status == 200
             go.set()
             response.read()
-        wait_for(lambda: lab.get(registry.url("/b"), greedy).status == 200, "its turn", 5)
+        wait_for(lambda: lab.get(registry.url("/b")).status == 200, "its turn", 5)
+
+
+def test_no_tenant_takes_all_connections(registry: Registry, tmp_path: Path) -> None:
+    registry.pages["/a"] = Page(BODY, [FRESH])
+    with cache(tmp_path, TRUST, limits={"serve.MAX_CLIENTS_OF_ONE": 2}) as lab:
+        with lab.connect(), lab.connect(), lab.connect() as one_too_many:
+            assert one_too_many.recv(1) == b""
+            with lab.connect("10.0.0.4") as others, lab.open(registry.url("/a"), over=others) as unharmed:
+                assert unharmed.read() == BODY
+        wait_for(lambda: lab.get(registry.url("/a")).status == 200, "its turn", 5)
 
 
 def test_what_is_handed_over_may_be_anything(lab: Lab, registry: Registry) -> None:
@@ -142,7 +151,7 @@ def test_what_is_handed_over_may_be_anything(lab: Lab, registry: Registry) -> No
     datagram, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with socket.create_server(("127.0.0.1", 0)) as tcp, datagram, other:
         for fd in (reader, writer, datagram.fileno(), tcp.fileno()):
-            socket.send_fds(lab.handoff, [b"c"], [fd])
+            socket.send_fds(lab.handoff, [b"10.0.0.2"], [fd])
         lab.handoff.send(b"nothing")
         assert lab.get(registry.url("/a")).body == BODY
         wait_for(lambda: lab.descriptors() <= before + 1, "all to be closed", 5)  # one to the registry stays

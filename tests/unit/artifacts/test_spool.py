@@ -94,6 +94,38 @@ def test_beyond_its_limit_the_writer_waits_for_the_slowest() -> None:
     run(scenario())
 
 
+def test_who_reads_nothing_while_others_wait_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.artifacts.spool.PATIENCE_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        with spool(FIRST) as it:
+            stuck, quick = got(it.reader()), asyncio.create_task(read(got(it.reader())))
+            await it.write(b"x" * 5 * FIRST)
+            it.end()
+            assert await quick == b"x" * 5 * FIRST
+            with pytest.raises(BrokenOff, match="slowly"):
+                await read(stuck)
+            stuck.close()
+
+    run(scenario())
+
+
+def test_who_reads_alone_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.artifacts.spool.PATIENCE_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        with spool(FIRST) as it:
+            slow = got(it.reader())
+            writer = asyncio.create_task(it.write(b"x" * 3 * FIRST))
+            await asyncio.sleep(0.1)
+            reading = asyncio.create_task(read(slow))
+            await writer
+            it.end()
+            assert await reading == b"x" * 3 * FIRST
+
+    run(scenario())
+
+
 def test_without_readers_nothing_waits() -> None:
     async def scenario() -> None:
         with spool(FIRST) as it:

@@ -53,6 +53,13 @@ def test_a_newer_one_replaces_what_it_would_be_chosen_for(fd: int) -> None:
     assert bodies(cache, "a") == [b"json", b"new html"]
 
 
+def test_a_url_has_so_many_variants_and_no_more(fd: int) -> None:
+    cache = Store(fd, LIMIT)
+    for number in range(store.MAX_VARIANTS + 3):
+        put(cache, "a", b"%d" % number, f"text/x{number}")
+    assert bodies(cache, "a") == [b"%d" % number for number in range(3, store.MAX_VARIANTS + 3)]
+
+
 def test_what_is_too_large_or_has_no_room_is_not_begun(fd: int, tmp_path: Path) -> None:
     cache = Store(fd, LIMIT)
     assert cache.begin(url("a"), LIMIT // 4 + 1) is None
