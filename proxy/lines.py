@@ -13,6 +13,7 @@ import inspect
 import json
 import logging
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -125,3 +126,14 @@ def private_place(place: str) -> str | Network:
         return canonical(place)
     except ValueError as error:
         raise BadMessage(f"{place!r}, which is to be private, is neither a network nor a name: {error}") from error
+
+
+def trust(path: str) -> ssl.SSLContext:
+    """Clients' settings for TLS that trust the authorities in the file, at least one; raises BadMessage."""
+    try:
+        context = ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise BadMessage(f"the trusted certificates in {path} can't be read: {error}") from error
+    if not context.cert_store_stats()["x509_ca"]:
+        raise BadMessage(f"{path} contains no CA certificate, so that no server could be trusted")
+    return context

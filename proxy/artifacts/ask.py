@@ -85,10 +85,13 @@ class Head:
     whole: bool  # whether a body that broke off can be told from a whole one
 
     def get(self, name: str) -> str | None:
-        return ", ".join(self.all(name)) if self.all(name) else None
+        return joined(self.fields, name)
 
-    def all(self, name: str) -> list[str]:
-        return [value for key, value in self.fields if key == name]
+
+def joined(fields: Pairs, name: str) -> str | None:
+    """The values of all fields of that name as one, which is what they mean (RFC 9110, 5.3)."""
+    values = [value for key, value in fields if key == name]
+    return ", ".join(values) if values else None
 
 
 def can_be_asked(target: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from email.utils import formatdate, parsedate_tz
 from typing import Any
 
-from proxy.artifacts.ask import Ask, Head, Pairs
+from proxy.artifacts.ask import Ask, Head, Pairs, joined
 
 VERSION = 1
 CHOOSING = ("accept", "accept-encoding")  # the only fields of a request that are not the same for all
@@ -37,18 +37,15 @@ class Record:
     born: float
     length: int | None  # None while its end hasn't been seen
 
-    def all(self, name: str) -> list[str]:
-        return [value for key, value in self.fields if key == name]
-
     def get(self, name: str) -> str | None:
-        return ", ".join(self.all(name)) if self.all(name) else None
+        return joined(self.fields, name)
 
     def fits(self, ask: Ask) -> bool:
         """Whether the server would have chosen the same answer for this request, as far as it says (Vary).
 
         By `accept` always, whether it says so or not: who asks for something odd must not decide what others get.
         """
-        chosen_by = {part.strip().lower() for value in self.all("vary") for part in value.split(",")} | {"accept"}
+        chosen_by = {part.strip().lower() for part in (self.get("vary") or "").split(",")} | {"accept"}
         if self.get("content-encoding"):
             chosen_by.add("accept-encoding")
         asked = dict(self.asked)

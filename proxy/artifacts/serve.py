@@ -89,7 +89,10 @@ class Cache:
             raise BadMessage("hello was said already: start another filter to change what it said")
         private = [lines.private_place(place) for place in lines.texts(message, "private_names")]
         own = [ip_address(text.partition("%")[0]) for text in lines.texts(message, "host_addresses")]
-        trust = _trust(lines.text(message, "upstream_trust"))
+        trust = lines.trust(lines.text(message, "upstream_trust"))
+        trust.set_alpn_protocols(["http/1.1"])
+        # Python's own addition, which refuses certificates of private registries that every other client takes.
+        trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
         try:
             store = Store(self._directory, lines.count(message, "artifact_bytes"))
         except OSError as error:
@@ -168,19 +171,6 @@ async def _serve(client: Client, fetcher: Fetcher) -> None:
         log.exception("a connection to the artifact cache failed")
     finally:
         client.close()
-
-
-def _trust(path: str) -> ssl.SSLContext:
-    try:
-        trust = ssl.create_default_context(cafile=path)
-    except (OSError, ssl.SSLError) as error:
-        raise BadMessage(f"the trusted certificates in {path} can't be read: {error}") from error
-    if not trust.cert_store_stats()["x509_ca"]:
-        raise BadMessage(f"{path} contains no CA certificate, so that no server could be trusted")
-    trust.set_alpn_protocols(["http/1.1"])
-    # Python's own addition, which refuses certificates of private registries that every other client takes.
-    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return trust
 
 
 def _log_and_go_on(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

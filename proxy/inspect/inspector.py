@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import ssl
 from asyncio import StreamWriter
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.proxy import mode_specs
 
+from proxy import lines
 from proxy.artifacts.pulse import Pulse
 from proxy.dial import Dialler
 from proxy.inspect.handler import READ_BUFFER, Handler
@@ -26,7 +26,7 @@ IDLE_SECONDS = 24 * 3600
 
 
 class BadAuthority(ValueError):
-    """The CA or the trusted certificates can't be used. The message says which and why."""
+    """The CA can't be used. The message says why."""
 
 
 class Inspector:
@@ -35,6 +35,7 @@ class Inspector:
     def __init__(
         self, ca_pem: str, upstream_trust: str, dialler: Dialler, artifacts: socket.socket | None, pulse: Pulse
     ) -> None:
+        lines.trust(upstream_trust)  # mitmproxy reads it with the first connection only
         self.dialler, self.artifacts, self._pulse, self.open = dialler, artifacts, pulse, 0
         self.options = options.Options()
         self.tls = TlsConfig()
@@ -44,7 +45,7 @@ class Inspector:
             connection_strategy="lazy",  # nothing is dialled before a request has been allowed
             rawtcp=False,
             http3=False,
-            ssl_verify_upstream_trusted_ca=_readable_bundle(upstream_trust),
+            ssl_verify_upstream_trusted_ca=upstream_trust,
             upstream_cert=False,
             tcp_timeout=IDLE_SECONDS,
         )
@@ -72,15 +73,6 @@ class Inspector:
         finally:
             self.open -= 1
             transport.close()
-
-
-def _readable_bundle(path: str) -> str:
-    try:
-        if not ssl.create_default_context(cafile=path).cert_store_stats()["x509_ca"]:
-            raise BadAuthority(f"{path} contains no CA certificate, so that no server could be trusted")
-    except (OSError, ssl.SSLError) as error:
-        raise BadAuthority(f"the trusted certificates in {path} can't be read: {error}") from error
-    return path
 
 
 def _cert_store(ca_pem: str) -> certs.CertStore:
