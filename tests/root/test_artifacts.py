@@ -39,6 +39,7 @@ def net() -> Iterator[Lab]:
     with lab(sandboxes=2) as laboratory:
         (laboratory.directory / "files").mkdir(exist_ok=True)
         (laboratory.directory / "files" / "x-1.0.whl").write_bytes(BODY)
+        wait_for(lambda: bool(laboratory.filter.caches()), "the cache, without which registries are asked directly")
         yield laboratory
 
 
