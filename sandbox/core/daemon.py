@@ -11,6 +11,7 @@ import fcntl
 import gc
 import logging
 import os
+import re
 import resource
 import secrets
 import shutil
@@ -249,12 +250,15 @@ def _listen(path: Path) -> Iterator[socket.socket]:
 
 
 def _instance(state: Path) -> str:
-    """This state's name in cgroups; made once."""
-    path = state / "instance"
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_text().strip()
+    """This state's name in cgroups; made once. A copy has another: its daemon would sweep the first one's groups."""
+    path, found = state / "instance", state.stat()
+    place = f"{found.st_dev}:{found.st_ino}"
+    with contextlib.suppress(FileNotFoundError, ValueError):  # it is torn
+        name, known = path.read_text().split()
+        if known == place and re.fullmatch("[0-9a-f]{12}", name):
+            return name
     name = secrets.token_hex(6)
-    path.write_text(name)
+    path.write_text(f"{name} {place}\n")
     return name
 
 

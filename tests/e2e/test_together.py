@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support import tasks
 from tests.support.daemon import HUTCH, Daemon
 
@@ -42,6 +44,18 @@ def test_two_daemons_side_by_side(daemon: Daemon, other_daemon: Daemon) -> None:
             assert daemon.hutch("task", "show", other).returncode == 1
         other_daemon.stop()
         assert tasks.execute(daemon, one, "echo", "still here").text == "still here"
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_daemon_on_a_copy_of_the_state(daemon: Daemon, state: Path, new_daemon: Daemon, torn: bool) -> None:
+    """As of a machine that was switched off, say; started beside the first one it must not take that one's for its own."""
+    new_daemon.state.mkdir(exist_ok=True)
+    own = (state / "instance").read_text()
+    (new_daemon.state / "instance").write_text("" if torn else own)
+    with tasks.running(daemon) as task:
+        with new_daemon:
+            assert (new_daemon.state / "instance").read_text().split()[0] != own.split()[0]
+        assert tasks.execute(daemon, task, "echo", "still here").text == "still here"
 
 
 def test_a_second_daemon_on_the_same_state_is_refused(daemon: Daemon, state: Path, tmp_path: Path) -> None:
