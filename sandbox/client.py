@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # making the TypedDicts takes 2 ms, which no call needs
         Environment,
         Explanation,
         Image,
+        LanguageRuntime,
         NetworkChange,
         NetworkState,
         Secret,
@@ -240,6 +241,10 @@ class Client:
     def effective(self, request: SettingsRequest) -> Effective:
         """What would hold for a task with these settings."""
         return cast("Effective", self._json("POST", "/environments/effective", dict(request)))
+
+    def runtimes(self) -> list[LanguageRuntime]:
+        """The language runtimes that a task may ask for."""
+        return list(self._json("GET", "/runtimes")["runtimes"])
 
     def snapshots(self) -> list[Snapshot]:
         """All snapshots, newest first."""

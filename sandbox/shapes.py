@@ -99,6 +99,7 @@ class Snapshot(TypedDict):
     id: str
     key: str
     environment: str | None
+    runtime: str | None
     repo: str | None
     commit: str | None
     created: str
@@ -106,6 +107,19 @@ class Snapshot(TypedDict):
     bytes: int | None
     in_use: bool
     tasks: int
+
+
+class LanguageRuntime(TypedDict):
+    """A language runtime: the versions that can be had (`exact`: longer ones, too), those that have layers already, the variable
+    that asks for it as well, and the command that tells its version."""
+
+    name: str
+    description: str
+    versions: list[str]
+    exact: bool
+    variable: str
+    check: str
+    built: list[str]
 
 
 class Dropped(TypedDict):

@@ -1,4 +1,4 @@
-"""The API's images: list, show, remove, build, import."""
+"""The API's images: list, show, remove, build, import; and the language runtimes that are stacked on them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from rootfs.image import check_name
 from sandbox.api.requests import BuildRequest
 from sandbox.api.services import NDJSON, Services, encoded
+from sandbox.core import runtimes
 from sandbox.core.relay import Relays
 from sandbox.host import jobs
 from sandbox.host.errors import HostError
@@ -28,6 +29,12 @@ def add_routes(app: FastAPI, services: Services) -> None:
     async def list_images() -> Response:
         """All images."""
         return JSONResponse({"images": [image.to_dict() for image in runtime.layers.list_images()]})
+
+    @app.get("/runtimes")
+    async def list_runtimes() -> Response:
+        """The language runtimes that a task may ask for, and the versions that have layers already."""
+        await runtime.kept()
+        return JSONResponse({"runtimes": runtimes.shown(runtime.store)})
 
     @app.get("/images/{name}")
     async def show_image(name: str) -> Response:

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from rootfs.runtime_recipe import UnknownRuntime, asked_by_variables
 from sandbox import units
 from sandbox.api.network_requests import NetworkLayer, NetworkRequest
 from sandbox.core.model import TaskSpec
+from sandbox.core.runtimes import versions
 from sandbox.host.cgroup_layout import Limits
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -87,6 +89,15 @@ def _check_script(script: str | None) -> str | None:
     return script
 
 
+def _check_runtimes(wanted: dict[str, str]) -> dict[str, str]:
+    """Language runtimes that can be had."""
+    try:
+        versions(wanted)
+    except UnknownRuntime as error:
+        raise ValueError(str(error)) from error
+    return wanted
+
+
 class Settings(Strict):
     """One layer of settings. What is left out is left to the layer below."""
 
@@ -94,6 +105,7 @@ class Settings(Strict):
     image: str | None = Field(None, max_length=64)
     setup: str | None = Field(None, max_length=_SCRIPT)
     maintenance: str | None = Field(None, max_length=_SCRIPT)
+    runtimes: dict[str, str] = {}
     env: dict[str, str] = {}
     secrets: list[str] = Field([], max_length=64)
     secret_paths: list[Annotated[str, Field(max_length=4096, pattern="^/")]] = Field([], max_length=64)
@@ -102,6 +114,7 @@ class Settings(Strict):
     limits: LimitsRequest | None = None
     cache: CacheRequest | None = None
 
+    _runtimes = field_validator("runtimes")(_check_runtimes)
     _env = field_validator("env")(check_env)
     _scripts = field_validator("setup", "maintenance")(_check_script)
 
@@ -109,6 +122,7 @@ class Settings(Strict):
     def _check_names(self) -> Settings:
         if both := sorted(set(self.secrets) & set(self.env)):
             raise ValueError(f"{both[0]} is given twice, as a variable and as a secret")
+        _check_runtimes(asked_by_variables(self.env))
         return self
 
     def given(self) -> dict[str, Any]:
@@ -131,6 +145,7 @@ class MergedSettings(Settings):
             image=self.image or "base",
             setup=self.setup,
             maintenance=self.maintenance,
+            runtimes={**asked_by_variables(self.env), **self.runtimes},
             env=self.env,
             secrets=tuple(dict.fromkeys(self.secrets)),
             secret_paths=tuple(dict.fromkeys(self.secret_paths)),

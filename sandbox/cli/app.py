@@ -30,6 +30,7 @@ COMMANDS = {
         "Keep credentials that tasks may use and never read.",
     ),
     "image": ("sandbox.cli.image", "image", "Build, import, list and remove images."),
+    "runtime": ("sandbox.cli.runtime", "runtime", "List the language runtimes that a task may ask for."),
     "snapshot": ("sandbox.cli.snapshot", "snapshot", "List and drop the cached states of environments."),
     "cache": ("sandbox.cli.cache", "cache", "List and clear the package downloads that the filter keeps."),
     "gc": ("sandbox.cli.gc", "gc", "Drop expired snapshots, unused layers and old tasks."),

@@ -65,6 +65,15 @@ def complete_images(ctx: click.Context, _parameter: click.Parameter, incomplete:
     return complete(ctx, lambda client: [image["name"] for image in client.images()], incomplete)
 
 
+def complete_runtimes(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Runtimes with their versions, as node=22."""
+    return complete(
+        ctx,
+        lambda client: [f"{one['name']}={version}" for one in client.runtimes() for version in one["versions"]],
+        incomplete,
+    )
+
+
 def _complete_environments(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     return complete(ctx, lambda client: [one["name"] for one in client.environments()], incomplete)
 

@@ -25,6 +25,14 @@ def variable(text: str) -> tuple[str, str]:
     return name, value
 
 
+def runtime(text: str) -> tuple[str, str]:
+    """Name and version of NAME=VERSION."""
+    name, equals, version = text.partition("=")
+    if not equals or not name or not version:
+        raise ValueError(f"{text!r} is no runtime: write NAME=VERSION, as node=22")
+    return name, version
+
+
 def lifetime(text: str) -> int:
     """Seconds of a duration; 0 for `off`."""
     return 0 if text.strip() == "off" else units.duration(text)

@@ -9,7 +9,7 @@ import click
 
 from sandbox import units
 from sandbox.cli import parse
-from sandbox.cli.common import Parsed, complete_images, secret_option
+from sandbox.cli.common import Parsed, complete_images, complete_runtimes, secret_option
 from sandbox.cli.network_options import network_options, typed
 
 _SCRIPT = Parsed("TEXT|@FILE", parse.text_or_file)
@@ -30,6 +30,11 @@ _SETUP_HELPS = {
 _OPTIONS = (
     click.option(
         "--image", metavar="NAME", shell_complete=complete_images, help="The image.  [default: base]"
+    ),
+    click.option(
+        "--runtime", "runtimes", multiple=True, type=Parsed("runtime", parse.runtime), metavar="NAME=VERSION",
+        shell_complete=complete_runtimes,
+        help="A language runtime, for example node=22 (hutch runtime ls); repeatable.",
     ),
     click.option("--repo", type=Parsed("repo", parse.repository), metavar="URL|PATH", help="The repository."),
     click.option(
@@ -81,6 +86,7 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
     lifetime = options["cache_lifetime"]
     given = {
         **{name: options[name] for name in ("image", "repo", "maintenance", "timeout")},
+        "runtimes": dict(options["runtimes"]) or None,
         "setup": "" if options["no_setup"] else options["setup"],
         "env": dict(options["variables"]) or None,
         "secrets": list(options["secrets"]) or None,

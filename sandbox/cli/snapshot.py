@@ -24,7 +24,7 @@ _argument = click.argument("snapshot", metavar="SNAPSHOT", shell_complete=_compl
 
 @click.group(cls=Group)
 def snapshot() -> None:
-    """List, show and drop the cached states of environments.
+    """List, show and drop the cached states of environments, and the layers of language runtimes.
 
     A task with a setup script starts from the snapshot that the script made, for 12 hours (--cache-lifetime), unless something
     that setup depends on has changed.
@@ -58,8 +58,8 @@ def show(client: Client, snapshot: str, as_json: bool) -> None:
         print_json(one)
         return
     rows = {
-        "id": one["id"], "key": one["key"], "environment": one["environment"] or "-", "repository": one["repo"] or "-",
-        "commit": one["commit"] or "-", "size": bytes_text(one["bytes"] or 0), "created": one["created"],
+        "id": one["id"], "key": one["key"], "environment": one["environment"] or "-", "runtime": one["runtime"] or "-",
+        "repository": one["repo"] or "-", "commit": one["commit"] or "-", "size": bytes_text(one["bytes"] or 0), "created": one["created"],
         "expires": one["expires"], "use": _use(one),
     }  # fmt: skip
     for name, value in rows.items():
@@ -77,7 +77,7 @@ def rm(client: Client, snapshots: tuple[str, ...], as_json: bool) -> None:
 
 
 def _origin(one: Snapshot) -> str:
-    return one["environment"] or one["repo"] or "-"
+    return one["runtime"] or one["environment"] or one["repo"] or "-"
 
 
 def _use(one: Snapshot) -> str:

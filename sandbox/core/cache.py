@@ -21,6 +21,7 @@ _NAMES: Final = {
     "repo": "repository",
     "environment": "environment",
     "image": "image",
+    "runtimes": "runtimes",
     "setup": "setup script",
     "automatic": "automatic setup",
     "maintenance": "maintenance script",
@@ -41,11 +42,12 @@ def inputs(
     placeholders: Mapping[str, str] = MappingProxyType({}),
     automatic: Mapping[str, str] = MappingProxyType({}),
     secrets: str = "",
+    runtimes: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The digest of each thing that setup's result depends on, by its name.
 
     `placeholders`: of secrets given to setup; `secrets`: the fingerprint of plain ones. `automatic`: what automatic setup depends
-    on ("automatic", "file:PATH"…).
+    on ("automatic", "file:PATH"…). `runtimes`: the keys of their layers by name.
     """
     values = {
         "repo": repo_url,
@@ -56,6 +58,7 @@ def inputs(
         "env": dict(sorted({**spec.env, **placeholders}.items())),
         "network": asdict(spec.network["setup"]),
         "secrets": [secrets, spec.secret_paths],
+        **({"runtimes": dict(sorted(runtimes.items()))} if runtimes else {}),
         **automatic,
     }
     return {name: _digest(value) for name, value in values.items()}

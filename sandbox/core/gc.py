@@ -62,9 +62,9 @@ async def collect(runtime: Runtime, scheduler: Scheduler, wanted: Wanted = Wante
 
 def unwanted(snapshots: Sequence[Snapshot], wanted: Wanted, moment: float) -> list[Snapshot]:
     """Those of `snapshots` (newest first) that have expired, are too old or too many."""
-    found, counts = [], Counter[tuple[str | None, str | None]]()
+    found, counts = [], Counter[tuple[str | None, ...]]()
     for one in snapshots:
-        origin = (one.environment, one.repo)
+        origin = (one.environment, one.repo, one.runtime, one.image_digest if one.runtime else None)
         too_old = wanted.older_than is not None and moment - one.created > wanted.older_than
         if one.expires <= moment or too_old or (wanted.keep is not None and counts[origin] >= wanted.keep):
             found.append(one)

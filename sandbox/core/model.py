@@ -57,6 +57,7 @@ class TaskSpec:
     environment: str | None = None
     cache_lifetime: float | None = None
     fresh: bool = False
+    runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> version
 
     @property
     def caches(self) -> bool:
@@ -179,7 +180,10 @@ class Environment:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An environment's state after setup: a layer over an image's. Times: seconds since the epoch; `checkout`: as a Source's."""
+    """An environment's state after setup, or a language runtime (`runtime`: "node 22"): a layer over an image's.
+
+    Times: seconds since the epoch; `checkout`: as a Source's.
+    """
 
     id: str
     key: str
@@ -192,6 +196,7 @@ class Snapshot:
     inputs: Mapping[str, str]
     created: float
     expires: float
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import rootfs
 from proxy import trust
 from rootfs.refs import packed_refs
+from rootfs.runtime_recipe import RuntimeVersion, activated
 from rootfs.tree import remove_tree
 from sandbox.core import environment
 from sandbox.core.errors import Conflict, PhaseFailed
@@ -24,7 +25,7 @@ from sandbox.core.hiding import Hiding, spellings
 from sandbox.core.images import Base
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Task
-from sandbox.core.network import PHASES
+from sandbox.core.network import PHASES, NetworkSpec
 from sandbox.core.network_record import NetworkRecord
 from sandbox.core.policies import Policies
 from sandbox.core.runtime import Runtime
@@ -40,6 +41,8 @@ _GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL for a phase that must
 SETUP: Final = "setup"
 PREPARED: Final = "prepared"
 AGENT: Final = "agent"
+RUNTIME: Final = "runtime"
+_REGISTRIES: Final = NetworkSpec("limited", "package-managers")
 _CHECKOUT: Final = Path(rootfs.__file__).with_name("checkout.sh")
 
 
@@ -52,8 +55,10 @@ class PhaseContext:
         self._network = network
         self._task = task
         self._layers: list[Path] = []
+        self._runtimes: tuple[RuntimeVersion, ...] = ()
         self._source: Source | None = None
         self._closed = False
+        self._joinable = False
         self._phase = ""
         self.placeholders: dict[str, dict[str, str]] = {}  # by phase, what stands in its variables for secrets
         self.values: dict[str, dict[str, str]] = {}  # by phase, plain secrets
@@ -72,6 +77,11 @@ class PhaseContext:
         self._journal.hiding = Hiding(value for values in self.values.values() for value in values.values())
         self._layers = [self._runtime.layers.layer_path(layer) for layer in base.layers]
 
+    def stack_runtimes(self, stacked: Sequence[tuple[RuntimeVersion, Path]]) -> None:
+        """Stack language runtimes over the image, below the system layer; every phase from now on finds them."""
+        self._runtimes = tuple(version for version, _ in stacked)
+        self._layers[-1:-1] = [layer for _, layer in stacked]
+
     def add_layer(self, layer: Path) -> None:
         """Stack a directory on top, which nobody writes to any more."""
         self._layers.append(layer)
@@ -89,7 +99,8 @@ class PhaseContext:
     def env_of(self, phase: str) -> dict[str, str]:
         """The variables of setup, maintenance or agent."""
         given = {**self._task.spec.env, **self.placeholders.get(phase, {}), **self.values.get(phase, {})}
-        return environment.variables(self.base.image.config.env, trust.trust_env(), given)
+        image = activated({"PATH": environment.DEFAULT_PATH, **self.base.image.config.env}, self._runtimes)
+        return environment.variables(image, trust.trust_env(), given)
 
     @property
     def cwd(self) -> str:
@@ -118,6 +129,13 @@ class PhaseContext:
         files = {f"{name}.sh": text.encode()}
         await self._must_succeed(name, writable, argv, self.env_of(name), self.cwd, files)
 
+    async def build_runtime(self, version: RuntimeVersion, writable: Path) -> None:
+        """Run the script of a runtime's recipe, on the image alone and with nothing of the task."""
+        argv = environment.login_script(f"{environment.RUN}/runtime.sh", self.base.has_bash)
+        env = environment.variables(self.base.image.config.env, trust.trust_env(), version.build_env)
+        files = {"runtime.sh": version.script.encode()}
+        await self._must_succeed(f"{RUNTIME} {version.label}", writable, argv, env, "/", files, _REGISTRIES)
+
     async def refuse_secrets(self, phase: str, writable: Path) -> None:
         """Fail if a phase has left the value of a plain secret where the agent, or another task, would find it."""
         if not (values := self.values.get(phase)):
@@ -144,9 +162,9 @@ class PhaseContext:
 
     async def _must_succeed(
         self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes], ours: NetworkSpec | None = None,
     ) -> None:  # fmt: skip
-        code = await self._run(name, writable, argv, env, cwd, files)
+        code = await self._run(name, writable, argv, env, cwd, files, ours)
         if code != 0:
             raise PhaseFailed(
                 f"{name} failed with exit code {code}", f"hutch task logs {self._task.id} shows its output"
@@ -154,8 +172,9 @@ class PhaseContext:
 
     async def _run(
         self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes], ours: NetworkSpec | None = None,
     ) -> int:  # fmt: skip
+        """`ours`: the network of a script of our own, which has nothing of the task, and which nobody joins."""
         self._journal.phase_started(name)
         self._phase = name
         started, code = time.monotonic(), _KILLED
@@ -177,16 +196,16 @@ class PhaseContext:
                 env=env,
                 cwd=cwd,
                 policy=policy,
-                limits=self._limits(),
+                limits=self._runtime.default_limits if ours else self._limits(),
                 files=files,
-                binds={"git/objects": self._source.objects} if self._source else {},
+                binds={"git/objects": self._source.objects} if self._source and not ours else {},
                 redirects=name == "agent",
             )
             return self._runtime.sandboxes.open(spec, keep, self._network.add)
 
         try:
-            async with self.policies.open(name, start) as sandbox:
-                self.sandbox = sandbox
+            async with self.policies.open(name, start, ours) as sandbox:
+                self.sandbox, self._joinable = sandbox, ours is None
                 code = await self._wait(sandbox)
                 if lost:
                     raise PhaseFailed(
@@ -231,7 +250,7 @@ class PhaseContext:
 
     def running(self) -> Sandbox:
         """The sandbox that runs now. Raises Conflict between phases."""
-        if self.sandbox is None or self._closed:
+        if self.sandbox is None or self._closed or not self._joinable:
             raise Conflict(
                 f"task {self._task.id} has no running phase to join", "wait for its next phase, or run it again"
             )
@@ -252,7 +271,7 @@ def new_writable(directory: Path) -> Path:
 
 def remove_writables(task_directory: Path) -> None:
     """Remove what a task's sandboxes wrote; a tenant's tree, so with care. Never raises for what is gone already."""
-    for name in (SETUP, PREPARED, AGENT):
+    for name in (RUNTIME, SETUP, PREPARED, AGENT):
         path = task_directory / name
         if path.exists():
             remove_tree(path)

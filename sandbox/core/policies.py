@@ -54,11 +54,15 @@ class Policies:
         self.base: Base | None = None  # known before a sandbox is opened
 
     @contextlib.asynccontextmanager
-    async def open(self, phase: str, start: Start) -> AsyncIterator[Sandbox]:
-        """The sandbox that `start` makes with the phase's policy. Phases whose network nobody sets have none."""
+    async def open(self, phase: str, start: Start, ours: NetworkSpec | None = None) -> AsyncIterator[Sandbox]:
+        """The sandbox that `start` makes with the phase's policy. Phases whose network nobody sets have none, and those with
+        `ours` that one, for which nothing of the task counts."""
         async with contextlib.AsyncExitStack() as stack:
             async with self._changing:
-                policy = await self._policy(phase, self._settings.get(phase, OFF))
+                if ours is None:
+                    policy = await self._policy(phase, self._settings.get(phase, OFF))
+                else:
+                    policy = await policy_of(self._runtime, phase, ours, TaskSpec(()), self.base)
                 sandbox = await stack.enter_async_context(start(policy))
                 self._running[phase] = sandbox
             try:

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rootfs.errors import ImageError
-from sandbox.core import cache, gc, phases, source
+from rootfs.runtime_recipe import RuntimeVersion
+from rootfs.tree import remove_tree
+from sandbox.core import cache, gc, phases, runtimes, source
 from sandbox.core.errors import NotStored, TaskError
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Snapshot, Task, now
@@ -126,6 +128,7 @@ class TaskRun:
             found = await self._fetch() if spec.repo else None
             fault.at("task: fetched")
             self.context.prepare(base, found)
+            await self._stack_runtimes(life)
             self.preparation = prepare(spec, found)
             self._tell(self.preparation.explain())
             snapshot, hit = await self._snapshot(found)
@@ -142,6 +145,16 @@ class TaskRun:
             code = await self.context.agent(writable)
             fault.at("task: agent ended")
             self._change(exit_code=code)
+
+    async def _stack_runtimes(self, life: contextlib.AsyncExitStack) -> None:
+        """Find the layers of the task's language runtimes, or build them, each on the image alone."""
+        stacked: list[tuple[RuntimeVersion, Path]] = []
+        for version in runtimes.versions(self.task.spec.runtimes):
+            layer = await runtimes.layer(self._runtime, self.context, version, self.directory / phases.RUNTIME)
+            life.enter_context(self._runtime.using(layer))
+            stacked.append((version, self._runtime.layers.layer_path(layer)))
+            await asyncio.to_thread(remove_tree, self.directory / phases.RUNTIME)
+        self.context.stack_runtimes(stacked)
 
     async def _prepare(self, found: Source | None, snapshot: Snapshot | None, hit: bool) -> None:
         """Bring the files to the task's commit, and freshen a cached state. What that writes is a layer of the task's own."""
@@ -177,7 +190,8 @@ class TaskRun:
         url = found.url if found else None
         image, placeholders = self.context.base.image.digest, self.context.placeholders["setup"]
         fingerprint = self._runtime.secrets.fingerprint(self.context.values["setup"])
-        parts = cache.inputs(spec, image, url, placeholders, prepared.snapshot_inputs, fingerprint)
+        keys = {one.name: runtimes.key(self.context.base, one) for one in runtimes.versions(spec.runtimes)}
+        parts = cache.inputs(spec, image, url, placeholders, prepared.snapshot_inputs, fingerprint, keys)
         key = cache.key(parts)
         async with self._runtime.building(key):  # two tasks that miss together build once
             snapshot = None if spec.fresh or not spec.caches else self._runtime.pending.get(key) or store.snapshot(key)

@@ -104,6 +104,7 @@ class Snapshots:
             "id": one.id[:12],
             "key": one.key,
             "environment": one.environment,
+            "runtime": one.runtime,
             "repo": without_login(one.repo) if one.repo else None,
             "commit": one.commit,
             "created": _time(one.created),

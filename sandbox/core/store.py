@@ -65,6 +65,7 @@ snapshots = sa.Table(
     sa.Column("commit", sa.String(64)),
     sa.Column("environment", sa.String(64)),
     sa.Column("checkout", sa.String(64)),
+    sa.Column("runtime", sa.String(80)),
     sa.Column("inputs", sa.JSON, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("expires", sa.Float, nullable=False),
@@ -196,7 +197,9 @@ class Store:
     def latest_snapshot(self, repo: str | None, environment: str | None) -> Snapshot | None:
         """The newest snapshot of a repository in an environment, whatever its key; to explain a miss."""
         same = sa.and_(
-            snapshots.c.repo.is_not_distinct_from(repo), snapshots.c.environment.is_not_distinct_from(environment)
+            snapshots.c.repo.is_not_distinct_from(repo),
+            snapshots.c.environment.is_not_distinct_from(environment),
+            snapshots.c.runtime.is_(None),
         )
         return next(iter(self._snapshots(same)), None)
 
