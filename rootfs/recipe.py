@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from rootfs.errors import ImageError, shown
 from rootfs.image import ImageConfig
@@ -41,7 +42,10 @@ def load_recipe(name: str) -> Recipe:
     there = sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
     if not _NAME.fullmatch(name) or name not in there:
         raise ImageError(f"there is no recipe named {shown(name)}", f"use one of: {', '.join(there)}")
-    value = tomllib.loads((folder / f"{name}.toml").read_text())
+    value = _read(name)
+    if "extends" in value:
+        below = _read(value.pop("extends"))
+        value = {**below, **value, "packages": [*below["packages"], *value["packages"]]}
     return Recipe(
         name=name,
         suite=value["suite"],
@@ -56,6 +60,10 @@ def load_recipe(name: str) -> Recipe:
         files=value["files"],
         config=ImageConfig.from_dict(value["config"]),
     )
+
+
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads((resources.files("rootfs.recipes") / f"{name}.toml").read_text())
 
 
 def sources(recipe: Recipe, index_targets: str, mirror: str | None = None) -> list[str]:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
-from binascii import a2b_base64
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
 from sandbox.cli import project
 from sandbox.cli.common import json_option, pass_client
-from sandbox.cli.output import bytes_text, print_json, print_line, print_table, printable, seconds_text
+from sandbox.cli.output import bytes_text, print_json, print_line, print_table, seconds_text
 from sandbox.cli.render import Renderer, exit_code
-from sandbox.cli.run import cancel_on_signal
 from sandbox.cli.screen import Screen
 from sandbox.cli.settings_options import settings, settings_options
-from sandbox.client import Client, ConnectionLost, HutchError
-from sandbox.shapes import Task
+from sandbox.cli.trial import PROBE, VERSION_MAX, attend, tools_in, trial
+from sandbox.client import Client
 
-# Each with the words that make it tell its version.
-_TOOLS = {
-    "python": "--version", "pip": "--version", "uv": "--version", "poetry": "--version", "pipenv": "--version",
-    "node": "--version", "npm": "--version", "yarn": "--version", "pnpm": "--version", "go": "version",
-    "rustc": "--version", "cargo": "--version", "java": "-version", "mvn": "--version", "gradle": "--version",
-    "ruby": "--version", "bundle": "--version", "php": "--version", "composer": "--version", "swift": "--version",
-    "gcc": "--version", "g++": "--version", "clang": "--version", "make": "--version", "cmake": "--version",
-    "ninja": "--version", "git": "--version", "git-lfs": "--version", "rg": "--version", "fd": "--version",
-    "jq": "--version", "sqlite3": "--version", "curl": "--version", "protoc": "--version", "docker": "--version",
-}  # fmt: skip
-_LOOK = "command -v {0} >/dev/null && printf '%s\\t%s\\n' {0} \"$(timeout 20 {0} {1} 2>&1 | grep -m1 '[0-9]')\""
-_VERSION_MAX = 72  # characters; curl's is a list of libraries
 _STAY = "echo ready; while :; do sleep 3600; done"
 
 
@@ -52,12 +36,11 @@ def validate(client: Client, /, name: str | None, as_json: bool, **options: Any)
       hutch env validate web
       hutch env validate --json > report.json
     """
-    probe = "\n".join(f"{_LOOK.format(shlex.quote(tool), words)} || true" for tool, words in _TOOLS.items())
-    request = settings(options) | {"command": ["sh", "-c", probe], "fresh": True}
+    request = settings(options) | {"command": PROBE, "fresh": True}
     screen = Screen(as_json)
     with _task(client, request, name, screen) as task_id:
-        said, task = _attend(client, task_id, screen)
-    tools = dict(line.split("\t", 1) for line in said.decode("utf-8", "replace").splitlines() if "\t" in line)
+        said, task = attend(client, task_id, screen)
+    tools = tools_in(said)
     key = task["cache"]["key"] if task["cache"] else None
     kept = next((one for one in client.snapshots() if one["key"] == key), None)
     if as_json:
@@ -66,7 +49,7 @@ def validate(client: Client, /, name: str | None, as_json: bool, **options: Any)
         )
         return exit_code(task)
     if task["state"] == "succeeded":
-        print_table(("TOOL", "VERSION"), [(tool, version[:_VERSION_MAX]) for tool, version in tools.items()])
+        print_table(("TOOL", "VERSION"), [(tool, version[:VERSION_MAX]) for tool, version in tools.items()])
         times = ", ".join(f"{phase['name']} {seconds_text(phase['seconds'] or 0)}" for phase in task["phases"])
         print_line(f"times: {times}")
         print_line(f"cached: {bytes_text(kept['bytes'] or 0)}, until {kept['expires']}" if kept else "cached: nothing")
@@ -104,36 +87,11 @@ def shell(client: Client, /, name: str | None, as_json: bool, **options: Any) ->
 
 @contextmanager
 def _task(client: Client, request: dict[str, Any], name: str | None, screen: Screen) -> Iterator[str]:
-    """A task that is forgotten at the end."""
+    """A task in the environment `name`, or that of the checkout; forgotten at the end."""
     if name is not None:
         request["environment"] = name
-    file: Path | None = project.complete(request)
-    with cancel_on_signal(client, screen) as cancel:
-        with project.told_by_line(file):
-            task_id = client.create_task(request)["id"]  # type: ignore[arg-type]
-        cancel.task = task_id
-        cancel.catch_up()
-        try:
-            yield task_id
-        finally:
-            _forget(client, task_id)
-
-
-def _attend(client: Client, task_id: str, screen: Screen) -> tuple[bytes, Task]:
-    """Show a task's phases until its end; returns what its command printed, and how it ended."""
-    renderer, said = Renderer(screen), list[bytes]()
-    with client.events(task_id, follow=True) as events:
-        for event in events:
-            if event.get("type") == "end":
-                task: Task = event["task"]
-                if task["state"] != "succeeded":
-                    renderer.summary(task)
-                return b"".join(said), task
-            if event.get("type") == "output" and event.get("phase") == "agent":
-                said.append(a2b_base64(event["data"]))
-            elif event.get("phase") != "agent":
-                renderer.show(event)
-    raise ConnectionLost("the daemon ended the answer before the task's end", f"see: hutch task show {task_id}")
+    with trial(client, request, screen, project.complete(request)) as task_id:
+        yield task_id
 
 
 def _until_ready(client: Client, task_id: str, screen: Screen) -> bool:
@@ -152,10 +110,3 @@ def _ended(client: Client, task_id: str) -> None:
     with client.events(task_id, follow=True, only="network") as events:
         for _ in events:
             pass
-
-
-def _forget(client: Client, task_id: str) -> None:
-    try:
-        client.remove_task(task_id)
-    except HutchError as error:
-        print_line(f"hutch: task {task_id} stays: {printable(error)}", 2)

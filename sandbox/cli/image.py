@@ -12,13 +12,14 @@ from typing import BinaryIO
 import click
 
 from sandbox.cli.common import Group, image_argument, json_option, pass_client
+from sandbox.cli.image_verify import verify
 from sandbox.cli.output import STDOUT, bytes_text, paint, print_json, print_line, print_table, printable
 from sandbox.cli.progress import Progress, open_progress
 from sandbox.client import Client, HutchError
 from sandbox.shapes import Image
 
 _CHUNK = 1024 * 1024
-RECIPES = ("base",)
+RECIPES = ("base", "universal")
 
 
 @click.group(cls=Group)
@@ -36,11 +37,15 @@ def image() -> None:
 @json_option
 @pass_client
 def build(client: Client, recipe: str, name: str | None, as_json: bool) -> None:
-    """Build an image from a recipe: base is Debian with Python, git, Node.js and build tools. Takes some minutes.
+    """Build an image from a recipe. Takes some minutes.
+
+    base is Debian with Python, git, Node.js and build tools. universal adds what coding agents use every day (cmake, git-lfs, fd,
+    protobuf and more), and Go, Rust, Java, Ruby, PHP and Swift; other versions of these are runtimes (hutch runtime --help).
 
     \b
-    Example:
+    Examples:
       hutch image build base
+      hutch image build universal
     """
     with open_progress() as progress:
         record = _finish(client.build_image(name or recipe, recipe), progress)
@@ -94,6 +99,9 @@ def show(client: Client, name: str, as_json: bool) -> None:
         return
     for label, value in details(found):
         print_line(f"{paint(f'{label + ":":12}', 'bold', STDOUT)} {printable(value)}")
+
+
+image.add_command(verify)
 
 
 @image.command()

@@ -59,7 +59,8 @@ def show(client: Client, snapshot: str, as_json: bool) -> None:
         return
     rows = {
         "id": one["id"], "key": one["key"], "environment": one["environment"] or "-", "runtime": one["runtime"] or "-",
-        "repository": one["repo"] or "-", "commit": one["commit"] or "-", "size": bytes_text(one["bytes"] or 0), "created": one["created"],
+        "repository": one["repo"] or "-", "commit": one["commit"] or "-",
+        "size": bytes_text(one["bytes"] or 0), "created": one["created"],
         "expires": one["expires"], "use": _use(one),
     }  # fmt: skip
     for name, value in rows.items():

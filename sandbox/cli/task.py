@@ -34,6 +34,7 @@ from sandbox.cli.screen import Screen
 from sandbox.client import Client, HutchError
 from sandbox.shapes import PhaseResult, Task
 
+_COMMAND_MAX = 60  # characters of it in `task ls`
 _STYLES = {
     "succeeded": "green",
     "failed": "red",
@@ -170,7 +171,18 @@ def rm(client: Client, tasks: tuple[str, ...], as_json: bool) -> int:
 def row(found: Task, now: datetime) -> tuple[str, ...]:
     """One line of `task ls`."""
     age = seconds_text((now - _time(found["created"])).total_seconds())
-    return (found["id"], found["state"], age, found["repo"] or "-", shlex.join(found["command"]), took(found, now))
+    return (
+        found["id"],
+        found["state"],
+        age,
+        found["repo"] or "-",
+        _short(shlex.join(found["command"])),
+        took(found, now),
+    )
+
+
+def _short(command: str) -> str:
+    return command if len(command) <= _COMMAND_MAX else f"{command[: _COMMAND_MAX - 1]}…"
 
 
 def took(found: Task, now: datetime) -> str:
