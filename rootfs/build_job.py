@@ -27,7 +27,7 @@ from rootfs.tree import measure_tree, remove_tree
 
 _HEARTBEAT = 3.0  # seconds after which a silent step says that it is still at it
 _INTERVAL = 0.5  # seconds between lines while packages fly by
-_TAIL = 200
+_TAIL = 2000
 _NEEDED = 3 << 30  # bytes: the tree, its packages and some room
 PACKAGE_LIST = "usr/share/hutch/packages.tsv"
 

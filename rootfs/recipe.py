@@ -29,6 +29,7 @@ class Recipe:
     packages: tuple[str, ...]
     exclude: tuple[str, ...]
     include: tuple[str, ...]
+    before: tuple[str, ...]
     commands: tuple[str, ...]
     remove: tuple[str, ...]
     directories: Mapping[str, int]
@@ -54,6 +55,7 @@ def load_recipe(name: str) -> Recipe:
         packages=tuple(value["packages"]),
         exclude=tuple(value["exclude"]),
         include=tuple(value["include"]),
+        before=tuple(value.get("before", ())),
         commands=tuple(value.get("commands", ())),
         remove=tuple(value["remove"]),
         directories=value["directories"],
@@ -110,6 +112,7 @@ def command(recipe: Recipe, tree: str, source_lines: Sequence[str]) -> list[str]
     options += [f"--components={','.join(recipe.components)}", f"--include={','.join(recipe.packages)}"]
     options += [f"--dpkgopt=path-exclude={path}" for path in recipe.exclude]
     options += [f"--dpkgopt=path-include={path}" for path in recipe.include]
+    options += [f'--essential-hook=chroot "$1" sh -euc {shlex.quote(line)}' for line in recipe.before]
     # Recipes are part of Hutch: these run as root in a chroot, like the packages' own scripts.
     options += [f'--customize-hook=chroot "$1" sh -euc {shlex.quote(line)}' for line in recipe.commands]
     # One sync at the end is enough here, and in a sandbox, whose files are synced when they become a snapshot.
@@ -167,5 +170,6 @@ class Steps:
 def failure(lines: Iterable[str]) -> str:
     """The part of mmdebstrap's output that says why it failed."""
     kept = [line.strip() for line in lines if line.strip() and not line.startswith(("I: ", "Setting up", "Unpacking"))]
-    errors = [line for line in kept if line.startswith(("E:", "Err:", "dpkg: error"))]
-    return " | ".join((errors or kept)[-5:])[:1500]
+    packages = [line for line in kept if line.startswith("dpkg: error")]  # what apt says after it names nothing
+    errors = [line for line in kept if line.startswith(("E:", "Err:"))]
+    return " | ".join((packages[:3] or errors or kept)[-5:])[:1500]

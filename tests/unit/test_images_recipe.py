@@ -104,6 +104,15 @@ def test_a_failure_is_told_by_its_errors() -> None:
     lines = ["I: running apt-get update...", "Err:1 mirror", "E: Unable to fetch", "I: cleaning up"]
     assert failure(lines) == "Err:1 mirror | E: Unable to fetch"
     assert failure(["just this"]) == "just this"
+    package = "dpkg: error processing package x (--configure):"
+    assert failure([package, *["Setting up y"] * 50, "E: Sub-process env returned an error code (1)"]) == package
+
+
+def test_a_recipe_extends_another() -> None:
+    universal = load_recipe("universal")
+    assert set(BASE.packages) < set(universal.packages)
+    assert (universal.suite, universal.exclude, universal.files) == (BASE.suite, BASE.exclude, BASE.files)
+    assert any("--essential-hook" in word and "man$section" in word for word in command(universal, "/tree", []))
 
 
 def test_progress_lines_are_thinned_but_the_last_one_comes() -> None:
