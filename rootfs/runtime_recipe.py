@@ -1,22 +1,26 @@
-"""Which language runtimes there are, in which versions, and what each says about its layer: rootfs/runtimes/*.toml as values.
+"""Which language runtimes there are, in which versions, and what each says about its layer: recipes as values.
 
-Must not run anything: core/runtimes.py builds. A request names a runtime and a version, as `node = "22"`.
+Those of rootfs/runtimes, and an administrator's own in /etc/hutch/runtimes (or HUTCH_RUNTIMES). Must not run anything:
+core/runtimes.py builds. A request names a runtime and a version, as `node = "22"`.
 """
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from rootfs.errors import ImageError, shown
 
 PREFIXES = "/opt/hutch"
+_NAME = re.compile("[a-z][a-z0-9-]{0,31}")
 _EXACT = re.compile(r"[0-9]+(\.[0-9]+){0,3}")
 # What a package manager has done beside its files; two layers that each had their own would hide each other's.
 _NEVER = (
@@ -82,11 +86,11 @@ class RuntimeVersion:
 
 @cache
 def recipes() -> Mapping[str, RuntimeRecipe]:
-    """All of them, by name."""
-    folder = resources.files("rootfs.runtimes")
-    files = sorted(item.name for item in folder.iterdir() if item.name.endswith(".toml"))
-    found = (_recipe(name.removesuffix(".toml"), tomllib.loads((folder / name).read_text())) for name in files)
-    return MappingProxyType({recipe.name: recipe for recipe in found})
+    """All of them, by name; an administrator's own in place of ours. Raises ImageError for a file that is no recipe."""
+    own = Path(os.environ.get("HUTCH_RUNTIMES", "/etc/hutch/runtimes"))
+    files = [item for item in resources.files("rootfs.runtimes").iterdir() if item.name.endswith(".toml")]
+    found = dict(_recipe(item.name, item.read_text()) for item in (*files, *sorted(own.glob("*.toml"))))
+    return MappingProxyType(dict(sorted(found.items())))
 
 
 @cache
@@ -94,9 +98,19 @@ def _prelude() -> str:
     return (resources.files("rootfs.runtimes") / "prelude.sh").read_text()
 
 
-def _recipe(name: str, value: Mapping[str, Any]) -> RuntimeRecipe:
-    texts = {key: tuple(value.get(key, ())) for key in ("keep", "path")}
-    return RuntimeRecipe(name=name, **{**value, **texts})
+def _recipe(file: str, text: str) -> tuple[str, RuntimeRecipe]:
+    name = file.removesuffix(".toml")
+    try:
+        value: dict[str, Any] = tomllib.loads(text)
+        lists = {key: tuple(value.get(key, ())) for key in ("keep", "path")}
+        recipe = RuntimeRecipe(name=name, **{**value, **lists})
+        if not _NAME.fullmatch(name) or not recipe.versions or not recipe.keep:
+            raise ValueError("a name in small letters, versions and what to keep are needed")
+    except (ValueError, TypeError) as error:
+        raise ImageError(
+            f"cannot read the runtime's recipe {shown(file)}: {error}", "rootfs/runtimes/README.md"
+        ) from error
+    return name, recipe
 
 
 def find(name: str, version: str, machine: str) -> RuntimeVersion:

@@ -28,6 +28,7 @@ import uvicorn
 import uvloop
 
 from proxy import trust
+from rootfs.runtime_recipe import recipes
 from rootfs.store import Store as LayerStore
 from rootfs.tree import remove_tree
 from sandbox.api.app import make_app
@@ -86,6 +87,7 @@ def serve(
     """Run the daemon in the foreground until SIGTERM or SIGINT. Raises TaskError or HostError when it can't start."""
     logging.basicConfig(level=logging.INFO, format="hutch: %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    recipes()  # a file that is no recipe is told now, and not to a task
     limits = load_ceiling(ceiling).with_private(private_names)
     settings = Settings(state, socket, limits, max_tasks, hosts, cache_size)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -9,6 +9,7 @@ import contextlib
 import re
 import signal
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,19 @@ from tests.support.daemon import Daemon
 from tests.support.tasks import sh
 
 SOURCES = Path(__file__).parents[2] / "sandbox"
-WORK = "echo at-work; cat made-by-setup tracked; echo agent >>tracked; sleep 0.2"
+RUNTIME = """
+description = "a file that says which version it is"
+variable = "WORD_VERSION"
+exact = true
+keep = ["opt/hutch"]
+script = 'mkdir -p "$PREFIX" && echo "$VERSION" >"$PREFIX/version"'
+check = "cat /opt/hutch/word-*/version"
+[versions]
+"1" = {}
+"""
+WORK = (
+    "cat /opt/hutch/word-*/version >/dev/null; echo at-work; cat made-by-setup tracked; echo agent >>tracked; sleep 0.2"
+)
 
 
 @dataclass
@@ -41,7 +54,10 @@ class Victim:
         fault = directory / "fault"
         fault.write_text("")
         before = leaks.look()
-        with Daemon(directory / "state", environment={"HUTCH_FAULT": str(fault)}) as daemon:
+        (own := directory / "runtimes").mkdir()
+        (own / "word.toml").write_text(RUNTIME)
+        environment = {"HUTCH_FAULT": str(fault), "HUTCH_RUNTIMES": str(own)}
+        with Daemon(directory / "state", environment=environment) as daemon:
             tiny.install(daemon, tiny.archive(directory / "tiny.tar"))
             victim = cls(daemon, fault, repos.make(directory / "repo", {"tracked": "base\n"}))
             yield victim
@@ -53,7 +69,10 @@ class Victim:
     def spec(self, word: str) -> dict[str, Any]:
         """A task that goes through every phase, in the environment `word`."""
         setup = f"echo {word} >made-by-setup; head -c 300000 /dev/urandom >/root/bulk"
-        return {"image": "tiny", "repo": str(self.repo), "setup": setup, "command": sh(WORK)}
+        runtimes = {"word": f"1.{zlib.crc32(word.encode())}"}
+        return {
+            "image": "tiny", "repo": str(self.repo), "runtimes": runtimes, "setup": setup, "command": sh(f"set -e; {WORK}"),
+        }  # fmt: skip
 
     def submit(self, word: str) -> str:
         return self.daemon.client.create_task(self.spec(word))["id"]  # type: ignore[arg-type]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from rootfs.errors import ImageError
 from rootfs.runtime_recipe import UnknownRuntime, activated, asked_by_variables, find, recipes
 
 WANTED = {
@@ -63,6 +66,52 @@ def test_what_can_not_be_had_is_refused_with_what_can(name: str, version: str, s
     with pytest.raises(UnknownRuntime) as caught:
         find(name, version, "x86_64")
     assert said in str(caught.value)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of an administrator's own recipes."""
+    monkeypatch.setenv("HUTCH_RUNTIMES", str(tmp_path))
+    recipes.cache_clear()
+    yield tmp_path
+    recipes.cache_clear()
+
+
+OWN = """
+description = "x"
+variable = "ZIG_VERSION"
+script = "true"
+keep = ["opt/hutch"]
+check = "zig version"
+[versions]
+"1" = {}
+"""
+
+
+def test_an_administrator_has_recipes_too(own: Path) -> None:
+    (own / "zig.toml").write_text(OWN)
+    (own / "node.toml").write_text(OWN)
+    assert find("zig", "1", "x86_64").check == "zig version"
+    assert list(recipes()) == sorted(recipes())
+    with pytest.raises(UnknownRuntime):
+        find("node", "22", "x86_64")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("zig.toml", "no toml"),
+        ("zig.toml", OWN + "unknown = 1\n[more]\n"),
+        ("zig.toml", "unknown = 1\n" + OWN),
+        ("zig.toml", OWN.replace("script", "scripts")),
+        ("zig.toml", OWN.replace('"1" = {}', "")),
+        ("Zig 1.toml", OWN),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(own: Path, file: str, text: str) -> None:
+    (own / file).write_text(text)
+    with pytest.raises(ImageError, match=file):
+        recipes()
 
 
 def test_a_longer_version_has_the_parameters_of_the_shorter() -> None:
