@@ -27,7 +27,7 @@ from rootfs.system_layer import skeleton_layer
 _ENTRIES_MAX = 2_000_000
 _BYTES_MAX = 64 << 30
 _RESERVE = 512 << 20  # of the disk, for everybody else
-_ARCHIVE_MAX = 64 << 30
+ARCHIVE_MAX = 64 << 30
 
 
 class _Fd:
@@ -196,7 +196,7 @@ def open_archive(path: str, source: str) -> int:
     except OSError as error:
         raise ImageError(f"cannot read {shown(source)}: {error.strerror}", "name a file that exists") from error
     info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode) or not 0 < info.st_size <= _ARCHIVE_MAX:
+    if not stat.S_ISREG(info.st_mode) or not 0 < info.st_size <= ARCHIVE_MAX:
         os.close(fd)
         reason = (
             "it is empty" if stat.S_ISREG(info.st_mode) and not info.st_size else "it isn't a file of at most 64 GiB"

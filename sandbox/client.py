@@ -8,13 +8,11 @@ What the API sends is JSON and stays plain dicts, described by the TypedDicts of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from sandbox import failures
-from sandbox.failures import ANSWER_SECONDS, ApiError, ConnectionLost, DaemonUnreachable, HutchError, JobFailed
-from sandbox.wire import Exchange, quote
+from sandbox.calls import Caller, Stream, header, query, segment
+from sandbox.failures import ApiError, ConnectionLost, DaemonUnreachable, HutchError, JobFailed
 
 if TYPE_CHECKING:  # making the TypedDicts takes 2 ms, which no call needs
     from sandbox.shapes import (
@@ -43,67 +41,11 @@ __all__ = [
 DEFAULT_SOCKET = "/run/hutch/hutch.sock"
 
 
-class Stream:
-    """An answer that arrives line by line: iterate over it, and leave its `with` block (or close()) to hang up.
-
-    Each item is one JSON object (a dict). Iterating raises ConnectionLost when the daemon goes away before the end.
-    """
-
-    def __init__(self, exchange: Exchange, path: str) -> None:
-        self._exchange = exchange
-        self._path = path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Hang up. For an exec this kills what runs."""
-        self._exchange.close()
-
-    def chunks(self) -> Iterator[bytes]:
-        """The answer's bytes as they arrive."""
-        pieces = self._exchange.chunks()
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration:
-                return
-            except (OSError, EOFError, ValueError) as error:
-                raise failures.lost(self._path, error) from error
-            yield piece
-
-    def read(self) -> bytes:
-        """The whole answer; hangs up afterwards."""
-        with self:
-            return b"".join(self.chunks())
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        rest = b""
-        for chunk in self.chunks():
-            lines = (rest + chunk).split(b"\n") if rest else chunk.split(b"\n")
-            rest = lines.pop()
-            yield from (self._parse(line) for line in lines if line)
-        if rest:
-            yield self._parse(rest)
-
-    def _parse(self, line: bytes) -> dict[str, Any]:
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise failures.lost(self._path, error) from error
-        if not isinstance(value, dict):
-            raise failures.lost(self._path, ValueError("a line of the answer is no JSON object"))
-        return value
-
-
-class Client:
+class Client(Caller):
     """The daemon's API: one connection per call, safe in several threads. Every method may raise any HutchError."""
 
     def __init__(self, socket: str = DEFAULT_SOCKET) -> None:
-        self.socket = socket
+        super().__init__(socket)
 
     def health(self) -> dict[str, Any]:
         """{"status": "ok", "version": str, "pid": int} of the running daemon."""
@@ -119,11 +61,11 @@ class Client:
 
     def image(self, name: str) -> Image:
         """One image. ApiError 404 where there is none of that name."""
-        return cast("Image", self._json("GET", f"/images/{_segment(name)}"))
+        return cast("Image", self._json("GET", f"/images/{segment(name)}"))
 
     def remove_image(self, name: str) -> None:
         """Forget an image; its layers go with the next gc."""
-        self._stream("DELETE", f"/images/{_segment(name)}").read()
+        self._stream("DELETE", f"/images/{segment(name)}").read()
 
     def build_image(self, name: str, recipe: str) -> Iterator[dict[str, Any]]:
         """Build an image from a recipe that the daemon knows. Yields {"progress": text}… and last {"result": Image}."""
@@ -131,8 +73,12 @@ class Client:
 
     def import_image(self, name: str, archive: Iterable[bytes], *, source: str = "") -> Iterator[dict[str, Any]]:
         """Make an image of an archive's bytes, which are streamed. Yields like build_image."""
-        headers = {"Content-Type": "application/octet-stream", "X-Hutch-Source": _header(source)}
-        yield from self._job("PUT", f"/images/{_segment(name)}", archive, headers)
+        headers = {"Content-Type": "application/octet-stream", "X-Hutch-Source": header(source)}
+        yield from self._job("PUT", f"/images/{segment(name)}", archive, headers)
+
+    def pull_image(self, name: str, reference: str) -> Iterator[dict[str, Any]]:
+        """Make an image of one in a registry, by the daemon's skopeo. Yields like build_image."""
+        yield from self._job("POST", "/images/pull", {"name": name, "reference": reference})
 
     def create_task(self, spec: TaskSpec) -> Task:
         """Queue a task; returns at once with its id."""
@@ -144,44 +90,44 @@ class Client:
 
     def task(self, task: str) -> Task:
         """One task, by its id or any unambiguous beginning of it."""
-        return cast("Task", self._json("GET", f"/tasks/{_segment(task)}"))
+        return cast("Task", self._json("GET", f"/tasks/{segment(task)}"))
 
     def events(self, task: str, *, follow: bool, only: str = "") -> Stream:
         """A task's events from the beginning; with `follow` live until the last one, {"type": "end", "task": Task}.
 
         only="network": the records of the network alone.
         """
-        query = {"follow": "true" if follow else "false", **({"only": only} if only else {})}
-        return self._stream("GET", f"/tasks/{_segment(task)}/events{_query(query)}", timeout=None)
+        asked = query({"follow": "true" if follow else "false", **({"only": only} if only else {})})
+        return self._stream("GET", f"/tasks/{segment(task)}/events{asked}", timeout=None)
 
     def network(self, task: str) -> NetworkState:
         """What the phases of a task may reach, and the daemon's ceiling."""
-        return cast("NetworkState", self._json("GET", f"/tasks/{_segment(task)}/network"))
+        return cast("NetworkState", self._json("GET", f"/tasks/{segment(task)}/network"))
 
     def change_network(self, task: str, setting: dict[str, Any]) -> NetworkChange:
         """Set access, preset, rules (all of them) or methods of a task's agent; in force on return if that runs."""
-        return cast("NetworkChange", self._json("PATCH", f"/tasks/{_segment(task)}/network", setting))
+        return cast("NetworkChange", self._json("PATCH", f"/tasks/{segment(task)}/network", setting))
 
     def add_rules(self, task: str, rules: list[str]) -> NetworkChange:
         """Allow, or with `deny RULE` deny, the agent of a task more; in force on return if that runs."""
-        return cast("NetworkChange", self._json("POST", f"/tasks/{_segment(task)}/network/rules", {"rules": rules}))
+        return cast("NetworkChange", self._json("POST", f"/tasks/{segment(task)}/network/rules", {"rules": rules}))
 
     def explain(self, task: str, url: str, *, method: str = "GET", phase: str = "agent") -> Explanation:
         """What would become of a request in a phase of a task."""
-        query = _query({"url": url, "method": method, "phase": phase})
-        return cast("Explanation", self._json("GET", f"/tasks/{_segment(task)}/network/explain{query}"))
+        asked = query({"url": url, "method": method, "phase": phase})
+        return cast("Explanation", self._json("GET", f"/tasks/{segment(task)}/network/explain{asked}"))
 
     def diff(self, task: str) -> Stream:
         """A task's patch: take it with read() or chunks()."""
-        return self._stream("GET", f"/tasks/{_segment(task)}/diff")
+        return self._stream("GET", f"/tasks/{segment(task)}/diff")
 
     def cancel(self, task: str) -> Task:
         """Ask for a task's end; the events tell when it has come."""
-        return cast("Task", self._json("POST", f"/tasks/{_segment(task)}/cancel", {}))
+        return cast("Task", self._json("POST", f"/tasks/{segment(task)}/cancel", {}))
 
     def remove_task(self, task: str) -> None:
         """Forget a task with its logs and its result. ApiError 409 while it runs."""
-        self._stream("DELETE", f"/tasks/{_segment(task)}").read()
+        self._stream("DELETE", f"/tasks/{segment(task)}").read()
 
     def exec(self, task: str, command: list[str], **options: Any) -> Stream:
         """Run a command in a task's sandbox. Options: tty, stdin, login (bool), rows, cols (int), env (dict).
@@ -200,19 +146,19 @@ class Client:
             "login": False,
             **options,
         }
-        return self._stream("POST", f"/tasks/{_segment(task)}/exec", body, timeout=None)
+        return self._stream("POST", f"/tasks/{segment(task)}/exec", body, timeout=None)
 
     def exec_stdin(self, exec_id: str, data: Iterable[bytes]) -> None:
         """Feed an exec's standard input until `data` ends, which is the end of the input."""
-        self._stream("POST", f"/execs/{_segment(exec_id)}/stdin", data, timeout=None).read()
+        self._stream("POST", f"/execs/{segment(exec_id)}/stdin", data, timeout=None).read()
 
     def exec_resize(self, exec_id: str, rows: int, cols: int) -> None:
         """Tell an exec's terminal its size in characters."""
-        self._stream("POST", f"/execs/{_segment(exec_id)}/resize", {"rows": rows, "cols": cols}).read()
+        self._stream("POST", f"/execs/{segment(exec_id)}/resize", {"rows": rows, "cols": cols}).read()
 
     def exec_signal(self, exec_id: str, name: str) -> None:
         """Send a signal by its name without SIG, for example "INT"."""
-        self._stream("POST", f"/execs/{_segment(exec_id)}/signal", {"signal": name}).read()
+        self._stream("POST", f"/execs/{segment(exec_id)}/signal", {"signal": name}).read()
 
     def environments(self) -> list[Environment]:
         """All environments."""
@@ -220,7 +166,7 @@ class Client:
 
     def environment(self, name: str) -> Environment:
         """One environment."""
-        return cast("Environment", self._json("GET", f"/environments/{_segment(name)}"))
+        return cast("Environment", self._json("GET", f"/environments/{segment(name)}"))
 
     def create_environment(self, name: str, settings: dict[str, Any]) -> Environment:
         """Keep settings under a new name."""
@@ -228,15 +174,15 @@ class Client:
 
     def replace_environment(self, name: str, settings: dict[str, Any]) -> Environment:
         """Give an environment other settings: all of them."""
-        return cast("Environment", self._json("PUT", f"/environments/{_segment(name)}", settings))
+        return cast("Environment", self._json("PUT", f"/environments/{segment(name)}", settings))
 
     def remove_environment(self, name: str) -> None:
         """Forget an environment and its snapshots."""
-        self._stream("DELETE", f"/environments/{_segment(name)}").read()
+        self._stream("DELETE", f"/environments/{segment(name)}").read()
 
     def reset_cache(self, name: str) -> Dropped:
         """Drop an environment's snapshots."""
-        return cast("Dropped", self._json("DELETE", f"/environments/{_segment(name)}/cache"))
+        return cast("Dropped", self._json("DELETE", f"/environments/{segment(name)}/cache"))
 
     def effective(self, request: SettingsRequest) -> Effective:
         """What would hold for a task with these settings."""
@@ -252,11 +198,11 @@ class Client:
 
     def snapshot(self, snapshot: str) -> Snapshot:
         """One snapshot, by its id or any unambiguous beginning of it."""
-        return cast("Snapshot", self._json("GET", f"/snapshots/{_segment(snapshot)}"))
+        return cast("Snapshot", self._json("GET", f"/snapshots/{segment(snapshot)}"))
 
     def remove_snapshot(self, snapshot: str) -> Dropped:
         """Drop a snapshot."""
-        return cast("Dropped", self._json("DELETE", f"/snapshots/{_segment(snapshot)}"))
+        return cast("Dropped", self._json("DELETE", f"/snapshots/{segment(snapshot)}"))
 
     def secrets(self) -> list[Secret]:
         """All secrets, without their values."""
@@ -264,15 +210,15 @@ class Client:
 
     def set_secret(self, name: str, value: str, setting: dict[str, Any]) -> Secret:
         """Make or replace a secret. setting: {"for": [HOST or HOST/path…], "header", "places", "phases"}; see shapes.Secret."""
-        return cast("Secret", self._json("PUT", f"/secrets/{_segment(name)}", {"value": value, **setting}))
+        return cast("Secret", self._json("PUT", f"/secrets/{segment(name)}", {"value": value, **setting}))
 
     def rotate_secret(self, name: str, value: str) -> Secret:
         """Give a secret another value."""
-        return cast("Secret", self._json("POST", f"/secrets/{_segment(name)}/rotate", {"value": value}))
+        return cast("Secret", self._json("POST", f"/secrets/{segment(name)}/rotate", {"value": value}))
 
     def remove_secret(self, name: str) -> None:
         """Forget a secret."""
-        self._stream("DELETE", f"/secrets/{_segment(name)}").read()
+        self._stream("DELETE", f"/secrets/{segment(name)}").read()
 
     def artifacts(self) -> Artifacts:
         """The package downloads that the filter keeps."""
@@ -285,65 +231,3 @@ class Client:
     def gc(self, **wanted: float) -> Collected:
         """Drop expired snapshots, unused layers and old tasks. Options: older_than (seconds), keep (number), free (bytes)."""
         return cast("Collected", self._json("POST", "/gc", wanted, timeout=None))
-
-    def _json(
-        self, method: str, target: str, body: Any = None, timeout: float | None = ANSWER_SECONDS
-    ) -> dict[str, Any]:
-        stream = self._stream(method, target, body, timeout=timeout)
-        return stream._parse(stream.read())
-
-    def _job(
-        self, method: str, target: str, body: Any, headers: dict[str, str] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        with self._stream(method, target, body, headers, timeout=None) as stream:
-            for line in stream:
-                if "error" in line:
-                    raise JobFailed(*failures.error_text(line))
-                yield line
-                if "result" in line:
-                    return
-        raise failures.lost(self.socket, EOFError("the job's answer has no result"))
-
-    def _stream(
-        self,
-        method: str,
-        target: str,
-        body: Any = None,
-        headers: dict[str, str] | None = None,
-        timeout: float | None = ANSWER_SECONDS,
-    ) -> Stream:
-        """Send one request and return its answer: the one border where the transport's failures become HutchErrors."""
-        headers = headers or {}
-        if isinstance(body, dict):
-            body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        try:
-            exchange = Exchange(self.socket, timeout)
-        except OSError as error:
-            raise failures.unreachable(self.socket, error) from error
-        try:
-            exchange.send(method, target, headers, body if body is not None else b"")
-        except BaseException as error:
-            exchange.close()
-            if isinstance(error, OSError | EOFError | ValueError):
-                raise failures.lost(self.socket, error) from error
-            raise
-        stream = Stream(exchange, self.socket)
-        if exchange.status >= 400:
-            raise failures.refused(exchange.status, stream.read())
-        return stream
-
-
-def _segment(name: str) -> str:
-    try:
-        return quote(name)
-    except ValueError as error:
-        raise HutchError(str(error), "give a name or an id") from error
-
-
-def _query(values: dict[str, str]) -> str:
-    return "?" + "&".join(f"{name}={_segment(value)}" for name, value in values.items())
-
-
-def _header(text: str) -> str:
-    """A header's value: what is not printable ASCII is replaced, so that no file name can end the line."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text)

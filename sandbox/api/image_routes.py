@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from rootfs.image import check_name
-from sandbox.api.requests import BuildRequest
+from sandbox.api.requests import BuildRequest, PullRequest
 from sandbox.api.services import NDJSON, Services, encoded
 from sandbox.core import runtimes
 from sandbox.core.relay import Relays
@@ -53,6 +53,13 @@ def add_routes(app: FastAPI, services: Services) -> None:
         check_name(body.name)
         job = {"state": str(runtime.state), "recipe": body.recipe, "name": body.name}
         return _job(services.relays, "rootfs.build_job", job)
+
+    @app.post("/images/pull")
+    async def pull_image(body: PullRequest) -> Response:
+        """Fetch an image from a registry; a stream of progress lines that ends in the image's record."""
+        check_name(body.name)
+        job = {"state": str(runtime.state), "reference": body.reference, "name": body.name}
+        return _job(services.relays, "rootfs.pull_job", job)
 
     @app.put("/images/{name}")
     async def import_image(name: str, request: Request) -> Response:

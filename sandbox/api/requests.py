@@ -78,6 +78,13 @@ class BuildRequest(Strict):
     recipe: str = "base"
 
 
+class PullRequest(Strict):
+    """Which image of a registry to fetch, and the name it gets here."""
+
+    name: str = Field(max_length=64)
+    reference: str = Field(max_length=512)
+
+
 class CollectRequest(Strict):
     """What is to go beside what has expired: what is older, all but the newest of each origin, until so much is free."""
 

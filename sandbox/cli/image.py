@@ -75,6 +75,29 @@ def import_(client: Client, file: str, name: str, as_json: bool) -> None:
 
 
 @image.command()
+@click.argument("reference", metavar="REF")
+@click.option(
+    "--name", metavar="NAME", help="The image's name; an image of that name is replaced.  [default: REF's last part]"
+)
+@json_option
+@pass_client
+def pull(client: Client, reference: str, name: str | None, as_json: bool) -> None:
+    """Make an image of one in a registry: REF is what `docker pull` takes. The daemon's host needs skopeo.
+
+    Its variables are those of every task on it. A login that root has for the registry (skopeo login, docker login) is used.
+
+    \b
+    Examples:
+      hutch image pull python:3.13-slim
+      hutch image pull registry.example/team/build:2 --name build
+    """
+    plain = reference.partition("@")[0].rpartition("/")[2].partition(":")[0].lower()
+    with open_progress() as progress:
+        record = _finish(client.pull_image(name or plain, reference), progress)
+    _made(record, as_json)
+
+
+@image.command()
 @json_option
 @pass_client
 def ls(client: Client, as_json: bool) -> None:
