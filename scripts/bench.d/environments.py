@@ -57,7 +57,8 @@ def main() -> int:
             daemon, "the base image: some minutes, once", "image", "build", "base", unless=("image", "show", "base")
         )
         stack.callback(daemon.client.gc)
-        rows = {**starts(daemon, directory, options.rounds), **snapshots(daemon, directory), **diffs(daemon, directory)}
+        rows = {**starts(daemon, directory, options.rounds), **runtimes(daemon, options.rounds)}
+        rows |= {**snapshots(daemon, directory), **diffs(daemon, directory)}
     report(rows)
     if options.json:
         options.json.write_text(json.dumps({"host": bench.host(), "results": rows}, indent=1) + "\n")
@@ -106,6 +107,21 @@ def starts(daemon: Daemon, directory: Path, rounds: int) -> Rows:
         "start from cache, another branch, p50": (statistics.median(elsewhere), peer, note),
         "  of which Hutch without the checkout, p50": (statistics.median(own), None, ""),
     }
+
+
+def runtimes(daemon: Daemon, rounds: int) -> Rows:
+    """The start of a task with four language runtimes stacked, beside one with none; in turns."""
+    bench.say("four runtimes, built where they aren't yet")
+    four = {"node": "22", "go": "1.26", "java": "21", "ruby": "3.3"}
+    tasks.run(daemon, "true", runtimes=four, setup="", seconds=600)
+    took: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(rounds):
+        for stacked in took:
+            time.sleep(PAUSE)
+            began = time.time()
+            task = tasks.run(daemon, *CLOCK, setup="", **({"runtimes": four} if stacked else {}))
+            took[stacked].append(float(tasks.output(daemon, task["id"])) - began)
+    return {"four runtimes stacked, p50": (statistics.median(took[True]), statistics.median(took[False]), "none")}
 
 
 def snapshots(daemon: Daemon, directory: Path) -> Rows:
