@@ -4,6 +4,7 @@
            ─ first bytes: TLS or HTTP? ─ one host, the one behind the address?
            ─ policy permits host and port? ─┬─────────────────────────────────▶ splice  (TLS untouched)
              any no: a refusal and a record └─────────────────────────────────▶ inspect (opened, decided per request)
+             (over TLS it is opened, too, so that what every request gets is an answer that says why)
 
 What is sent to the explicit proxy goes the same way from its second step on. The front never dials an address by
 itself, only a host through dial.py. Nothing in one connection may end the accept loop.
@@ -23,7 +24,7 @@ from proxy.addresses import Refused
 from proxy.destination import Denied, Destination, asked_of_proxy, stated_host
 from proxy.dial import DialError, Dialler
 from proxy.passage import Passage, Way
-from proxy.policy import decide_connection, relays, way
+from proxy.policy import Decision, decide_connection, relays, way
 from proxy.records import NetworkRecord, Records
 from proxy.request import response
 from proxy.sandboxes import MAX_CONNECTIONS, Sandbox, Sandboxes
@@ -182,7 +183,7 @@ class Front:
             decision = decide_connection(policy, destination.host, port, tls=True)
             if not decision.allowed and not decide_connection(policy, destination.host, port, tls=False).allowed:
                 await self._glance(visitor)
-                raise Denied(decision.reason, decision.rule)
+                return self._refusing(visitor, destination, decision)
         await _first_bytes(visitor)
         rule = f"tcp://{destination.host}:{port}" if destination.host else ""
         if isinstance(visitor.start, NeedMore):
@@ -194,13 +195,20 @@ class Front:
         tls = isinstance(visitor.start, Hello)
         decision = decide_connection(visitor.sandbox.policy, host, port, tls=tls)
         if not decision.allowed:
-            raise Denied(decision.reason, decision.rule)
+            return self._refusing(visitor, destination, decision)
         how: Way = way(visitor.sandbox.policy, host, port, tls=tls, cacheable=visitor.cacheable)
         if isinstance(visitor.start, Hello) and visitor.start.ech:
             # A dummy and a real encrypted hello look the same. Opened by us, which can't decrypt either, a client
             # with a dummy goes on, and one with a real hidden name finds no way to it.
             how = "inspect"
         return self._passage(visitor, destination, host, how, decision.rule)
+
+    def _refusing(self, visitor: _Visitor, destination: Destination, decision: Decision) -> Passage:
+        """A passage on which every request is refused, in words; raises Denied for what isn't TLS."""
+        if not isinstance(visitor.start, Hello):
+            raise Denied(decision.reason, decision.rule)
+        visitor.host = host = stated_host(destination, visitor.start)
+        return self._passage(visitor, destination, host, "inspect", decision.rule)
 
     async def _glance(self, visitor: _Visitor) -> None:
         """A look at what a refused connection speaks, so that the refusal comes in its own words. Not a long one:

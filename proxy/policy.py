@@ -65,11 +65,8 @@ def decide_request(
 
 
 def explain(policy: Policy, url: str, method: str) -> Decision:
-    """What would happen to a request (http, https) or a connection (tcp) to this URL. Never raises."""
-    try:
-        asked, target = _asked(url)
-    except BadRule as error:
-        return Decision(False, "", str(error))
+    """What would happen to a request (http, https) or a connection (tcp) to this URL; raises BadRule for what is none."""
+    asked, target = _asked(url)
     decision = _foretell(policy, asked, method.upper(), target)
     if decision.allowed or not decision.rule:
         return decision

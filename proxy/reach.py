@@ -36,7 +36,7 @@ def decide_connection(policy: Policy, host: str, port: int, *, tls: bool) -> Dec
     granted = next((rule.text for rule in web_rules(policy, host, port, tls)), "") or base(policy, host, port, tls)
     if granted:
         return Decision(True, granted, "")
-    return Decision(False, place(host, port), _out_of_reach(policy, host, port))
+    return Decision(False, _suggested(policy, host, port), _out_of_reach(policy, host, port))
 
 
 def relays(policy: Policy, host: str, port: int) -> Decision | None:
@@ -127,12 +127,25 @@ def place(host: str, port: int) -> str:
     return _name(host) if port in WEB_PORTS else f"{host}:{port}"
 
 
+def _suggested(policy: Policy, host: str, port: int) -> str:
+    """The rule that would allow it; none for what is only the administrator's to open."""
+    return "" if _is_closed(policy, host) else place(host, port)
+
+
+def _is_closed(policy: Policy, host: str) -> bool:
+    """Whether it is a private or local address that no rule names; those that do are only taken by the administrator's leave."""
+    address = as_address(host)
+    return address is not None and not address.is_global and next(iter(policy.allows(host)), None) is None
+
+
 def _name(host: str) -> str:
     return "=deny" if host == "deny" else host  # the one name that is a word of the grammar
 
 
 def _out_of_reach(policy: Policy, host: str, port: int | None = None) -> str:
     where = host if port is None or port in WEB_PORTS else f"port {port} of {host}"
+    if _is_closed(policy, host):
+        return f"{where} can't be reached: it is a private or local address, which only the administrator of this host can open"
     if as_address(host) is not None:
         return f"{where} can't be reached, because it is an address that no rule of the {policy.phase} phase names"
     return f"{where} is not among what the {policy.phase} phase may reach"

@@ -1,9 +1,11 @@
 """The sandboxes' resolver: answers names with synthetic addresses, and never asks anybody.
 
-    datagram ─ known source? ─ within its rate? ─ parsed ─ localhost? ─ permitted by policy? ─ A: synthetic address
-                  │ no: dropped                                             │ no: REFUSED + record    others: empty
+    datagram ─ known source? ─ within its rate? ─ parsed ─ localhost? ─ A: synthetic address; others: empty
+                  │ no: dropped                      │ no host name, or another type of one that is denied: REFUSED + record
 
-No query leaves the host, so a name that is asked for can't carry anything out.
+No query leaves the host, so a name that is asked for can't carry anything out. A name that may not be reached has an address
+like any other: what is refused then is the connection, which says why; clients take a refused name for a fault of the
+network, and try again for minutes.
 """
 
 import asyncio
@@ -54,12 +56,12 @@ def _decide(
         return Code.REFUSED, None
     if name == "localhost" or name.endswith(".localhost"):
         return Code.NOERROR, LOCALHOST.get(question.kind)
+    if name == question.name.lower() and question.kind in (dnswire.A, dnswire.AAAA):
+        return Code.NOERROR, synthetic.give(sandbox.address, name) if question.kind == dnswire.A else None
     decision = decide_name(sandbox.policy, name)
     if not decision.allowed:
         _deny(records, sandbox, name, decision.rule, decision.reason)
         return Code.REFUSED, None
-    if question.kind == dnswire.A and name == question.name.lower():
-        return Code.NOERROR, synthetic.give(sandbox.address, name)
     return Code.NOERROR, None
 
 

@@ -52,6 +52,12 @@ class Handler(server.LiveConnectionHandler):
         stack /= layers.HttpLayer(context, HTTPMode.transparent)
         self.layer = stack[0]
 
+    def tell_refusal(self) -> None:
+        """Record that a connection which may not be has come to its end without a request."""
+        if not self._hooks.seen and not (decision := self._passage.decide()).allowed:
+            self._hooks.seen = True
+            self._passage.denied(Denied(decision.reason, decision.rule), method="TLS")
+
     # ── hooks ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def handle_hook(self, hook: commands.StartHook) -> None:
@@ -87,6 +93,8 @@ class Handler(server.LiveConnectionHandler):
         self._inspector.tls.tls_start_server(data)
 
     def on_tls_failed_client(self, data: tls.TlsData) -> None:
+        if not self._passage.decide().allowed:
+            return  # it is told as a refusal, at its end
         self._hooks.seen = True
         self._passage.allowed(f"the TLS handshake failed: {data.conn.error}", method="TLS")
 
@@ -156,9 +164,11 @@ class Handler(server.LiveConnectionHandler):
 
     def close_connection(self, connection: connection.Connection, half_close: bool = False) -> None:
         """mitmproxy closes without a hook where it can't make out a request at all: that is a refusal, too."""
-        if connection is self.client and connection.state & ConnectionState.CAN_READ and not self._hooks.seen:
-            self._hooks.seen = True
-            self._passage.denied(Denied("what was sent is no valid HTTP request"), method=None)
+        if connection is self.client and connection.state & ConnectionState.CAN_READ:
+            self.tell_refusal()
+            if not self._hooks.seen:
+                self._hooks.seen = True
+                self._passage.denied(Denied("what was sent is no valid HTTP request"), method=None)
         super().close_connection(connection, half_close)
 
     # ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────

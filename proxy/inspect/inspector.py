@@ -70,6 +70,7 @@ class Inspector:
             writer = StreamWriter(transport, protocol, reader, loop)
             passage.carrier = handler = Handler(self, passage, work, reader, writer)
             await handler.handle_client()
+            handler.tell_refusal()
         finally:
             self.open -= 1
             transport.close()

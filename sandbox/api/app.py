@@ -71,7 +71,10 @@ def _handle_errors(app: FastAPI) -> None:
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         place, reason = first_error(error.errors())
-        return _error(400, errors.BadRequest(f"{place}: {reason}" if place else reason, "see /openapi.json"))
+        return _error(
+            400,
+            errors.BadRequest(f"{place}: {reason}" if place else reason, "see the command's --help, or /openapi.json"),
+        )
 
     @app.exception_handler(StarletteHTTPException)
     async def http_error(_: Request, error: Exception) -> Response:

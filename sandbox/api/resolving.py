@@ -37,6 +37,7 @@ class Resolved:
         spec = self.settings.to_spec(default, (), None)
         values = {
             **{name: getattr(spec, name) for name in ("repo", "image", "setup", "maintenance", "timeout", "env")},
+            "runtimes": dict(spec.runtimes),
             "secrets": list(spec.secrets),
             "secret_paths": list(spec.secret_paths),
             "network": {phase: asdict(setting) for phase, setting in spec.network.items()},
@@ -104,6 +105,8 @@ def first_error(errors: Any) -> tuple[str, str]:
 
 
 def _environment(environments: Environments, body: SettingsRequest) -> Environment | None:
+    if body.environment == "":  # none, whatever there is
+        return None
     name = body.environment or (body.project.environment if body.project else None)
     if name is not None:
         return environments.get(name)

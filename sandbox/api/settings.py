@@ -167,8 +167,8 @@ class Project(Settings):
 class SettingsRequest(Settings):
     """Settings of a task, on top of those of a project, on top of those of an environment.
 
-    `environment` names it; else the project does; else it is the one for `remote` or `repo`, if there is one. `checkout`, whose
-    origin is `remote`, is the repository where the project or the environment is for it.
+    `environment` names it ("" is none); else the project does; else it is the one for `remote` or `repo`, if there is one.
+    `checkout`, whose origin is `remote`, is the repository where the project or the environment is for it.
     """
 
     environment: str | None = Field(None, max_length=64)

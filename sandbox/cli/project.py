@@ -137,7 +137,7 @@ def complete(request: dict[str, Any]) -> Path | None:
     checkout = Checkout.around(Path(repo or "."))
     if repo is None and checkout.top is not None:
         request["checkout"] = str(checkout.top)
-    if remote := checkout.remote():
+    if remote := checkout.remote() or (str(checkout.top) if checkout.top else None):
         request["remote"] = remote
     if "environment" in request or checkout.file is None:
         return None

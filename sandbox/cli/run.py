@@ -26,6 +26,9 @@ from sandbox.shapes import Task, TaskSpec
 
 @click.command(context_settings=INNER_COMMAND)
 @environment_option
+@click.option(
+    "--no-env", is_flag=True, help="Take nothing from an environment or a hutch.toml: what is typed here is all."
+)
 @click.option("--ref", metavar="REF", help="Branch, tag or commit.  [default: the repository's default branch]")
 @settings_options
 @click.option(
@@ -36,8 +39,8 @@ from sandbox.shapes import Task, TaskSpec
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_client
 def run(
-    client: Client, /, command: tuple[str, ...], as_json: bool, detach: bool, environment: str | None, ref: str | None,
-    fresh: bool, **options: Any,
+    client: Client, /, command: tuple[str, ...], as_json: bool, detach: bool, environment: str | None, no_env: bool,
+    ref: str | None, fresh: bool, **options: Any,
 ) -> int:  # fmt: skip
     """Run COMMAND on a repository in a fresh sandbox and show what it changed.
 
@@ -46,7 +49,8 @@ def run(
     written; everything else (phases, notices, setup's output, the summary) goes to standard error.
 
     In a checkout with a hutch.toml, or of a repository that an environment is for (hutch env --help), the settings come from
-    there, and COMMAND runs on the checkout's commits. What is typed here wins.
+    there, and COMMAND runs on the checkout's commits. What is typed here wins, but rules and secrets are added; --no-env takes
+    nothing from anywhere.
     Without --setup, what the repository's manifests and lock files ask for is installed: npm, yarn, pnpm, pip, pipenv,
     poetry, uv, Go, Cargo, Bundler, Composer, Maven, Gradle.
 
@@ -72,8 +76,10 @@ def run(
     its end; a second Ctrl-C leaves at once.
     """
     request: dict[str, Any] = settings(options) | {"command": list(command)}
-    if environment:
-        request["environment"] = environment
+    if environment and no_env:
+        raise click.UsageError("--env and --no-env exclude each other: give one of them")
+    if environment or no_env:
+        request["environment"] = environment or ""
     if ref:
         request["ref"] = ref
     if fresh:
@@ -97,6 +103,10 @@ def attend(client: Client, request: TaskSpec, file: Path | None, screen: Screen,
         screen.heading(f"== task {created['id']}")
         if origin := _origin(created, file):
             screen.notice(origin)
+        if created["repo"] is None and "checkout" in request:
+            screen.notice(
+                "no repository: this checkout has no hutch.toml and no environment; --repo . runs on its commits"
+            )
         task = follow(client, created["id"], screen)
     if as_json:
         print_json(result(task))

@@ -145,7 +145,9 @@ def diff(client: Client, task: str, as_json: bool) -> None:
 def cancel(client: Client, task: str, as_json: bool) -> None:
     """End a running task. Returns at once; `hutch task logs -f` shows the end."""
     found = client.cancel(task)
-    print_json(found) if as_json else print_line(f"cancelling {found['id']}")
+    ended = found["state"] not in ("queued", "running")
+    text = f"{found['id']} has ended already: {found['state']}" if ended else f"cancelling {found['id']}"
+    print_json(found) if as_json else print_line(text)
 
 
 @task.command()

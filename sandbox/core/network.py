@@ -69,7 +69,10 @@ def _methods(methods: Sequence[str] | None) -> tuple[str, ...] | None:
 def _checked(spec: NetworkSpec) -> NetworkSpec:
     """The same setting, if the filter will take it and every part of it means something."""
     if spec.access == "off" and spec != OFF:
-        raise ValueError("with access off there is nothing to allow, deny or restrict: say limited or unrestricted")
+        raise ValueError(
+            "with access off there is nothing to allow, deny or restrict: "
+            "allow something (--allow, --preset), or say limited or unrestricted (--access)"
+        )
     if spec.access == "unrestricted" and spec.preset != "none":
         raise ValueError(f"access unrestricted includes the preset {spec.preset}: leave it out, or say limited")
     if len(spec.rules) > MAX_RULES:

@@ -17,6 +17,7 @@ from typing import Any
 
 from proxy.policy import Decision, explain
 from proxy.policy import parse as parse_policy
+from proxy.rules import BadRule
 from sandbox.core import network
 from sandbox.core.errors import BadRequest, Conflict, NotFound
 from sandbox.core.images import Base
@@ -137,9 +138,12 @@ async def _registries(runtime: Runtime, spec: NetworkSpec, task: TaskSpec, base:
 
 
 async def explain_request(runtime: Runtime, task: Task, phase: str, url: str, method: str) -> Decision:
-    """What would become of a request in a phase of a task, as it is set now."""
+    """What would become of a request in a phase of a task, as it is set now. Raises BadRequest for what is no URL."""
     policy = await policy_of(runtime, phase, task.spec.network[phase], task.spec, await _base(runtime, task))
-    return explain(parse_policy(policy), url, method)
+    try:
+        return explain(parse_policy(policy), url, method)
+    except BadRule as error:
+        raise BadRequest(f"{url[:200]!r}: {error}", "hutch net explain TASK https://example.com/path") from error
 
 
 async def known_registries(runtime: Runtime, task: Task) -> tuple[str, ...]:

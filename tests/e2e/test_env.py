@@ -46,6 +46,26 @@ def test_a_checkout_needs_no_option(daemon: Daemon, checkout: Path) -> None:
     assert fresh["cache"] == {**second["cache"], "hit": False, "reason": "asked to start from nothing"}
 
 
+def test_a_checkout_without_origin_is_one_of_its_own_environment(daemon: Daemon, repo: Path) -> None:
+    words = ("sh", "-c", 'echo "[$WHO]"; ls')
+    alone = run(daemon, "--", *words, cwd=repo)
+    assert b"[]\n" in alone["said"]
+    assert (
+        b"no repository: this checkout has no hutch.toml and no environment; --repo . runs on its commits"
+        in alone["said"]
+    )
+    daemon.client.create_environment("local", {"repo": str(repo), "setup": "", "env": {"WHO": "environment"}})
+    try:
+        found = run(daemon, "--", *words, cwd=repo)
+        assert b"[environment]\nfile.txt\n" in found["said"]
+        typed = run(daemon, "--no-env", "--repo", ".", "--no-setup", "--", *words, cwd=repo)
+        assert b"[]\nfile.txt\n" in typed["said"]
+        assert daemon.client.task(typed["id"])["environment"] is None
+        assert hutch(daemon, "run", "--no-env", "--env", "local", "--", "true", cwd=repo).returncode == 2
+    finally:
+        daemon.client.remove_environment("local")
+
+
 def test_an_environment_is_found_by_the_origin_and_lies_below_the_file(daemon: Daemon, checkout: Path) -> None:
     repos.git(checkout, "remote", "add", "origin", "https://git.example/team/web.git")
     daemon.client.create_environment(

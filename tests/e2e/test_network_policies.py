@@ -18,6 +18,7 @@ from sandbox.client import ApiError
 from tests.support import leaks, tasks
 from tests.support.daemon import Daemon
 from tests.support.internet import Internet, internet
+from tests.support.tasks import sh
 
 CEILING = """
 deny = ["new.up.test"]
@@ -56,7 +57,7 @@ def task(daemon: Daemon) -> Iterator[str]:
 
 
 def status(daemon: Daemon, task: str, url: str, *options: str) -> str:
-    """The HTTP status that curl gets for a URL; 000 where it gets no answer."""
+    """The HTTP status that curl gets for a URL; 403 where it is refused."""
     return tasks.execute(daemon, task, *CURL, *options, url).text
 
 
@@ -80,11 +81,11 @@ def refused(daemon: Daemon, *command: str, **spec: Any) -> str:
 def test_a_rule_lets_through_what_it_says_and_nothing_else(daemon: Daemon, task: str) -> None:
     assert status(daemon, task, "https://up.test/") == "200"
     assert status(daemon, task, "https://www.up.test/") == "200"
-    assert status(daemon, task, "https://other.test/") == "000"
+    assert status(daemon, task, "https://other.test/") == "403"
 
 
 def test_what_is_allowed_now_is_let_through_at_once(daemon: Daemon, task: str) -> None:
-    assert status(daemon, task, "https://other.test/") == "000"
+    assert status(daemon, task, "https://other.test/") == "403"
     began = time.monotonic()
     change = daemon.client.add_rules(task, ["other.test"])
     took = time.monotonic() - began
@@ -99,7 +100,7 @@ def test_what_is_denied_now_is_closed_at_once(daemon: Daemon) -> None:
         assert b"ended" not in tasks.output(daemon, task)
         hutch(daemon, "net", "deny", task, "up.test")
         tasks.wait_for(lambda: re.search(rb"ended [1-9]", tasks.output(daemon, task)), "the end of curl", 5)
-        assert status(daemon, task, "https://up.test/") == "000"
+        assert status(daemon, task, "https://up.test/") == "403"
         hutch(daemon, "net", "allow", task, "up.test")
         assert status(daemon, task, "https://up.test/") == "200"
 
@@ -122,7 +123,7 @@ def test_methods_are_restricted_and_refusals_explain_themselves(daemon: Daemon, 
 
 def test_access_goes_off_and_on(daemon: Daemon, task: str) -> None:
     hutch(daemon, "net", "set", task, "--access", "off")
-    assert status(daemon, task, "https://up.test/") == "000"
+    assert status(daemon, task, "https://up.test/") == "403"
     assert "access was off and is limited now" in hutch(daemon, "net", "allow", task, "up.test")
     assert status(daemon, task, "https://up.test/") == "200"
 
@@ -145,8 +146,8 @@ def test_setup_has_a_network_of_its_own(daemon: Daemon, unique: str) -> None:
     setup = f"{unique}{ask}\n{ask.replace('up', 'other')}"
     network = {"setup": {"rules": ["=up.test"]}}
     done = tasks.run(daemon, "sh", "-c", ask, setup=setup, network=network)
-    assert tasks.output(daemon, done["id"], "setup") == b"200\n000\n"
-    assert tasks.output(daemon, done["id"]) == b"000\n"
+    assert tasks.output(daemon, done["id"], "setup") == b"200\n403\n"
+    assert tasks.output(daemon, done["id"]) == b"403\n"
     names = {(denied["phase"], denied["name"]) for denied in done["network"]["denied"]}
     assert names == {("setup", "other.test"), ("agent", "up.test")}
 
@@ -167,11 +168,11 @@ def test_nobody_exceeds_the_ceiling(daemon: Daemon, task: str, unique: str) -> N
     done = daemon.hutch("net", "set", task, "--access", "unrestricted")
     assert done.returncode == 1
     assert b"more than the ceiling" in done.stderr
-    assert status(daemon, task, "https://new.up.test/") == "000", "although up.test covers it"
+    assert status(daemon, task, "https://new.up.test/") == "403", "although up.test covers it"
     assert status(daemon, task, "https://up.test/") == "200", "what was refused has changed nothing"
     setup = f"{unique}{' '.join(CURL)} https://new.up.test/ || true"
     ended = tasks.run(daemon, "true", setup=setup)
-    assert tasks.output(daemon, ended["id"], "setup") == b"000"
+    assert tasks.output(daemon, ended["id"], "setup") == b"403"
     assert "administrator" in ended["network"]["denied"][0]["reason"]
 
 
@@ -212,3 +213,21 @@ def test_a_ceiling_that_is_not_understood_stops_the_start(new_daemon: Daemon, tm
     with pytest.raises(AssertionError, match="did not come up"):
         new_daemon.start()
     assert f"the ceiling {wrong} can't be used: there is no key 'denny'" in new_daemon.log
+
+
+@pytest.mark.parametrize("network", [{}, {"agent": {"access": "limited", "rules": ["a.example"]}}])
+def test_who_asks_for_what_is_denied_hears_it_at_once_and_why(daemon: Daemon, network: dict[str, Any]) -> None:
+    """A name that doesn't resolve is a fault of the network to package managers: they would try again for minutes."""
+    tools = (
+        "npm view is-number version",
+        "pip download idna",
+        "git ls-remote https://git.example/x",
+        "curl -sS https://b.example/",
+    )
+    for tool in tools:
+        task = tasks.run(daemon, *sh(f"{tool} 2>&1"), network=network, setup="")
+        agent = next(phase for phase in task["phases"] if phase["name"] == "agent")
+        said = tasks.output(daemon, task["id"]).decode()
+        assert agent["seconds"] < 15, (tool, said)
+        assert "403" in said or "Hutch: denied" in said or tool.startswith("pip"), (tool, said)
+        assert task["network"]["denied"], tool

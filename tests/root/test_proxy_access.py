@@ -6,6 +6,7 @@ Must not judge by a connect(), which the redirect always accepts: what counts is
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -63,6 +64,17 @@ def net() -> Iterator[Lab]:
         yield laboratory
 
 
+ASKS_FOR_NOTHING = """
+import socket, ssl
+context = ssl.create_default_context()
+try:
+    context.wrap_socket(socket.create_connection(("evil.test", 443), 20), server_hostname="evil.test").close()
+    print("connected")
+except ssl.SSLError:
+    print("refused")
+"""
+
+
 def reaches(net: Lab, url: str, *arguments: str, sandbox: int = 0) -> bool:
     """Does a fetch arrive, and did the server see it? Both or neither."""
     net.upstream.forget()
@@ -88,7 +100,57 @@ def test_off_reaches_nothing(net: Lab) -> None:
     for url in ("http://up.test/", "https://up.test/", f"http://{PUBLIC}/", f"https://{PUBLIC}/", f"http://{address}/"):
         assert not reaches(net, url), url
     assert not reaches(net, "http://up.test/", "--resolve", f"up.test:80:{address}")
-    assert "off" in net.filter.record(decision="deny", name="up.test", port=53)["reason"]
+    assert "off" in net.filter.record(decision="deny", name="up.test", port=443)["reason"]
+
+
+@pytest.mark.parametrize("access", ["off", "limited"])
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.test/a?b",
+        "https://evil.test:8443/a?b",
+        f"https://{PUBLIC}/a?b",
+        "http://evil.test/a?b",
+        f"http://{PUBLIC}/a?b",
+    ],
+)
+def test_a_refusal_is_an_answer_that_says_why(net: Lab, access: str, version: str, url: str) -> None:
+    net.policy(access, *(("up.test",) if access == "limited" else ()))
+    net.upstream.forget()
+    started = time.monotonic()
+    done = net.curl("-i", version, url)
+    assert time.monotonic() - started < 5
+    assert done.returncode == 0, done.stderr
+    head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
+    assert " 403" in head.splitlines()[0]
+    why = next(line.partition(": ")[2] for line in head.splitlines() if line.startswith("x-hutch-denied: "))
+    assert body == f"Hutch: denied: {why}\n"
+    assert ("off in the agent phase" if access == "off" else "phase") in why
+    assert net.upstream.seen == []
+    record = net.filter.record(decision="deny", name=url.split("/")[2].partition(":")[0], reason=why)
+    if url.startswith("https"):
+        assert (record["method"], record["path"]) == ("GET", "/a")
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+def test_a_refused_connection_that_asks_for_nothing_is_recorded(net: Lab, trusting: bool) -> None:
+    net.policy("limited", "up.test")
+    script = (
+        ASKS_FOR_NOTHING
+        if trusting
+        else ASKS_FOR_NOTHING.replace("create_default_context()", "SSLContext(ssl.PROTOCOL_TLS_CLIENT)")
+    )
+    assert net.python(script) == ("connected" if trusting else "refused")
+    record = net.filter.record(decision="deny", name="evil.test", port=443)
+    assert (record["method"], record["rule"]) == ("TLS", "evil.test")
+
+
+def test_what_a_policy_allows_meanwhile_goes_on_a_new_connection(net: Lab) -> None:
+    net.policy("limited", "other.test")
+    assert not reaches(net, "https://up.test/")
+    net.policy("limited", "up.test")
+    assert reaches(net, "https://up.test/")
 
 
 def test_a_sandbox_without_policy_reaches_nothing(net: Lab) -> None:
@@ -231,7 +293,7 @@ def test_the_resolver_answers_whatever_server_is_asked(net: Lab) -> None:
         assert (rcode, address.split(".")[0]) == ("NOERROR", "198")
         assert net.python(LOOK_UP, server, "up.test", "AAAA") == "NOERROR"
         assert net.python(LOOK_UP, server, "up.test", "TXT") == "NOERROR"
-        assert net.python(LOOK_UP, server, "secret-data.evil.test", "A") == "REFUSED"
+        assert net.python(LOOK_UP, server, "secret-data.evil.test", "TXT") == "REFUSED"
     assert net.python(LOOK_UP, "10.203.0.1", "localhost", "A") == "NOERROR 127.0.0.1"
     net.filter.record(decision="deny", name="secret-data.evil.test", port=53, method="DNS")
 

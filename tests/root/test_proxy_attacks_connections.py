@@ -238,7 +238,6 @@ def test_names_that_share_an_address_are_decided_by_what_is_said(net: Lab, hosti
     net.policy("limited", "up.test", "other.test")
     other = colliding(net, "up.test", ".other.org")
     works(net, hostile)
-    assert hostile.ask(other)[0] == "REFUSED"
     attacks: Attacks = {
         "Host": lambda: exchange(hostile.connect("up.test", 80), CONTROL.replace(b"up.test", other.encode()), 1.0),
         "SNI": lambda: tls_by_hand("up.test", sni(other.encode()), hostile=hostile),

@@ -163,9 +163,9 @@ def test_names_that_may_not_be_reached(asked: Policy, name: str, rule: str) -> N
          "preset package-managers"),
         (limited(preset="common-dependencies"), "github.com", 22, False, False, "github.com:22"),
         (unrestricted(), "example.com", 12_345, True, True, "unrestricted"),
-        (unrestricted(), "10.1.2.3", 443, True, False, "10.1.2.3"),
+        (unrestricted(), "10.1.2.3", 443, True, False, ""), (unrestricted(), "8.8.8.8", 443, True, False, "8.8.8.8"),
         (unrestricted("10.1.2.3:8080"), "10.1.2.3", 8080, False, True, "10.1.2.3:8080"),
-        (unrestricted(preset="none", registries=["10.0.0.7"]), "10.0.0.7", 80, False, False, "10.0.0.7"),
+        (unrestricted(preset="none", registries=["10.0.0.7"]), "10.0.0.7", 80, False, False, ""),
         (OFF, "example.com", 443, True, False, ""),
     ],
 )  # fmt: skip
@@ -191,7 +191,10 @@ def test_reasons_are_for_people(asked: Policy, reason: str) -> None:
 
 def test_reasons_name_ports_and_addresses() -> None:
     assert decide_connection(BASIC, "example.com", 25, tls=True).reason.startswith("port 25 of example.com is not")
-    assert "an address that no rule" in decide_connection(unrestricted(), "10.1.2.3", 443, tls=True).reason
+    assert "an address that no rule" in decide_connection(unrestricted(), "8.8.8.8", 443, tls=True).reason
+    for address in ("10.1.2.3", "169.254.169.254", "127.0.0.1", "100.64.0.1"):
+        told = decide_connection(unrestricted(), address, 80, tls=False)
+        assert (told.rule, "only the administrator" in told.reason) == ("", True), "no rule would help"
 
 
 @pytest.mark.parametrize(
