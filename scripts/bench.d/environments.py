@@ -119,7 +119,7 @@ def runtimes(daemon: Daemon, rounds: int) -> Rows:
         for stacked in took:
             time.sleep(PAUSE)
             began = time.time()
-            task = tasks.run(daemon, *CLOCK, setup="", **({"runtimes": four} if stacked else {}))
+            task = tasks.run(daemon, *CLOCK, setup="", runtimes=four if stacked else {})
             took[stacked].append(float(tasks.output(daemon, task["id"])) - began)
     return {"four runtimes stacked, p50": (statistics.median(took[True]), statistics.median(took[False]), "none")}
 

@@ -52,10 +52,11 @@ def test_each_reaches_its_registry_by_the_preset(daemon: Daemon, tool: str) -> N
 def test_what_they_say_of_themselves_is_allowed_and_what_nobody_configured_is_not(daemon: Daemon) -> None:
     said, _ = agent(daemon, THEMSELVES, access="off")
     assert said["exit_code"] == 0
-    hosts = set(re.findall(r"https?://([^/\s]+)", tasks.output(daemon, said["id"]).decode()))
-    assert len(hosts) >= 3
-    asks = "\n".join(f"getent hosts {host} >/dev/null || exit 9" for host in sorted(hosts))
-    found, _ = agent(daemon, f"{asks}\n! getent hosts www.up.test", **LIMITED)
+    places = set(re.findall(r"https?://[^/\s]+", tasks.output(daemon, said["id"]).decode()))
+    assert len(places) >= 3
+    denied = "denied() { curl -sS -m 20 -o /dev/null -D - $1/ | grep -qi ^x-hutch-denied; }\n"
+    asks = "\n".join(f"! denied {place} || {{ echo {place} is denied; exit 9; }}" for place in sorted(places))
+    found, _ = agent(daemon, f"{denied}{asks}\ndenied https://www.up.test", **LIMITED)
     assert found["exit_code"] == 0
-    barred, _ = agent(daemon, asks, access="limited", rules=["up.test"])
+    barred, _ = agent(daemon, denied + asks, access="limited", rules=["up.test"])
     assert barred["exit_code"] == 9

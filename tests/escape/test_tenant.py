@@ -74,7 +74,11 @@ ATTEMPTS = [
         python("import socket\ns = socket.socket(2, 2)\ns.settimeout(5)\ns.connect(('1.1.1.1', 443))\ns.send(b'x')\ns.recv(1)"),
         "ConnectionRefusedError|No route|unreachable|PermissionError|prohibited|Host is unreachable",
     ),
-    Attempt("names, with the network off", "the resolver refuses", "getent ahosts example.com || echo refused", "^refused$"),
+    Attempt(
+        "names, with the network off", "each stands for the filter, which refuses",
+        "getent ahostsv4 example.com | cut -d. -f1,2 | sort -u; curl -sS -m 20 https://example.com/",
+        r"\A198\.1[89]\nHutch: denied: network access is off in the agent phase\Z",
+    ),
     Attempt(
         "the neighbour and the gateway", "no route but to the filter",
         "for a in 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5; do curl -sS -m 5 http://$a:22/ 2>&1; done",

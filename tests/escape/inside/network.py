@@ -184,8 +184,11 @@ def questions_that_carry_data() -> str:
     found = []
     for name in (f"{'x' * 60}.{'y' * 60}.evil.example", "evil.example", f"{net('allowed')[0]}.evil.example"):
         said = datagram(RESOLVER, 53, question(name))
-        if said[3] & 15 != 5:  # REFUSED
-            found.append(f"{name[-20:]} was answered with code {said[3] & 15}")
+        if len(said) != len(question(name)) + 16 or said[-4:-2] not in (b"\xc6\x12", b"\xc6\x13"):  # 198.18.0.0/15
+            found.append(f"{name[-20:]} was answered with {said!r}, which is more than an address of the filter's own")
+        for kind in (16, 15, 33, 65):
+            if (said := datagram(RESOLVER, 53, question(name, kind)))[3] & 15 != 5:  # REFUSED
+                found.append(f"{name[-20:]}, type {kind}, was answered with code {said[3] & 15}")
     for kind in (16, 15, 33, 28, 255, 65):
         said = datagram(RESOLVER, 53, question(net("allowed")[0], kind))
         if struct.unpack("!H", said[6:8])[0]:
