@@ -100,6 +100,10 @@ class Client(Caller):
         asked = query({"follow": "true" if follow else "false", **({"only": only} if only else {})})
         return self._stream("GET", f"/tasks/{segment(task)}/events{asked}", timeout=None)
 
+    def presets(self) -> dict[str, list[str]]:
+        """The presets: name -> rules."""
+        return dict(self._json("GET", "/presets")["presets"])
+
     def network(self, task: str) -> NetworkState:
         """What the phases of a task may reach, and the daemon's ceiling."""
         return cast("NetworkState", self._json("GET", f"/tasks/{segment(task)}/network"))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Query
 from fastapi.responses import JSONResponse, Response
 
+from proxy.presets import PRESETS
 from sandbox.api.network_requests import OptionsRequest, RulesRequest
 from sandbox.api.services import Services
 from sandbox.core import policies
@@ -18,6 +19,11 @@ from sandbox.core.policies import Edit
 def add_routes(app: FastAPI, services: Services) -> None:
     """Put the networks' routes into the application."""
     runtime, scheduler = services.runtime, services.scheduler
+
+    @app.get("/presets")
+    async def list_presets() -> Response:
+        """The presets: names of lists, and their rules. What package managers fetch from joins each but `none`."""
+        return JSONResponse({"presets": {name: [rule.text for rule in rules] for name, rules in PRESETS.items()}})
 
     @app.get("/tasks/{task}/network")
     async def show_network(task: str) -> Response:

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from sandbox.cli import net_text, parse
-from sandbox.cli.common import Group, json_option, pass_client, task_argument
+from sandbox.cli.common import Group, complete, json_option, pass_client, task_argument
 from sandbox.cli.network_options import network_options, typed
-from sandbox.cli.output import STDOUT, paint, print_json, print_line, printable
+from sandbox.cli.output import STDOUT, paint, print_json, print_line, print_table, printable
 from sandbox.client import Client
 from sandbox.shapes import NetworkChange
 
@@ -24,6 +24,12 @@ _SET_HELPS = {
     "deny": "With --allow, all rules from now on; repeatable.",
     "methods": "The only HTTP methods that may be used, for example GET,HEAD,OPTIONS; any: no restriction.",
 }
+
+
+def _complete_presets(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return complete(ctx, lambda client: list(client.presets()), incomplete)
+
+
 rules_argument = click.argument("words", metavar="RULE...", nargs=-1, required=True)
 
 
@@ -218,3 +224,27 @@ def explain(client: Client, task: str, url: str, method: str, phase: str, as_jso
         return
     for line in net_text.explanation(found):
         print_line(printable(line))
+
+
+@net.command()
+@click.argument("name", metavar="[PRESET]", required=False, shell_complete=_complete_presets)
+@json_option
+@pass_client
+def presets(client: Client, name: str | None, as_json: bool) -> None:
+    """List the presets, or the rules of one. What pip, npm and apt fetch from joins each but none: net show TASK has it.
+
+    \b
+    Examples:
+      hutch net presets
+      hutch net presets package-managers
+    """
+    found = client.presets()
+    if name is not None and name not in found:
+        raise click.BadParameter(f"there is no preset {name!r}: use one of {', '.join(found)}", param_hint="PRESET")
+    if as_json:
+        print_json({"presets": found if name is None else {name: found[name]}})
+    elif name is None:
+        print_table(("PRESET", "RULES"), [(preset, str(len(rules))) for preset, rules in found.items()])
+    else:
+        for rule in found[name]:
+            print_line(rule)

@@ -15,7 +15,7 @@ from sandbox.cli.network_options import network_options, typed
 _SCRIPT = Parsed("TEXT|@FILE", parse.text_or_file)
 _AGENT_HELPS = {
     "access": "The command's network.  [default: off; limited with --allow, --preset or --methods]",
-    "preset": "Let the command reach a list of well-known hosts, and the registries of pip, npm and apt.",
+    "preset": "Let the command reach a list of well-known hosts (hutch net presets), and the registries of pip, npm and apt.",
     "allow": "Let the command reach what RULE says (hutch net --help); repeatable.",
     "deny": "Let it never reach what RULE says; wins over everything else; repeatable.",
     "methods": "The only HTTP methods that the command may use, for example GET,HEAD,OPTIONS.",

@@ -171,3 +171,13 @@ def test_words_are_completed(server: Server) -> None:
     }
     done = server.hutch(env=environ)
     assert b"plain,common-dependencies" in done.stdout
+
+
+def test_presets_show_what_they_let_through(server: Server) -> None:
+    assert b"common-dependencies" in server.hutch("net", "presets").stdout
+    listed = server.hutch("net", "presets", "package-managers").stdout.split()
+    assert b"=crates.io" in listed or b"crates.io" in listed
+    told = json.loads(server.hutch("net", "presets", "none", "--json").stdout)
+    assert told == {"presets": {"none": []}}
+    wrong = server.hutch("net", "presets", "everything")
+    assert (wrong.returncode, b"use one of none, common-dependencies" in wrong.stderr) == (2, True)
