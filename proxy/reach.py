@@ -143,7 +143,8 @@ def _name(host: str) -> str:
 
 
 def _out_of_reach(policy: Policy, host: str, port: int | None = None) -> str:
-    where = host if port is None or port in WEB_PORTS else f"port {port} of {host}"
+    some = next(iter(policy.allows(host)), None) is not None  # of this host, but not this
+    where = host if port is None or (port in WEB_PORTS and not some) else f"port {port} of {host}"
     if _is_closed(policy, host):
         return f"{where} can't be reached: it is a private or local address, which only the administrator of this host can open"
     if as_address(host) is not None:

@@ -139,6 +139,8 @@ def with_options(spec: NetworkSpec, given: Mapping[str, Any]) -> Edited:
         kept = spec
     notices = []
     if access is None and spec.access == "off":
+        if set(given) == {"rules"} and all(rule.startswith(_DENY) for rule in canonical(given["rules"])):
+            raise ValueError("access is off, so there is nothing to deny")
         access = "limited"
         notices.append("access was off and is limited now")
     merged = replace(
@@ -148,6 +150,8 @@ def with_options(spec: NetworkSpec, given: Mapping[str, Any]) -> Edited:
         rules=canonical(given["rules"]) if "rules" in given else kept.rules,
         methods=_methods(given["methods"]) if "methods" in given else kept.methods,
     )
+    if gone := [rule for rule in spec.rules if rule not in merged.rules]:
+        notices.append(f"no longer: {', '.join(map(_as_said, gone))}")
     return Edited(_checked(merged), tuple(notices))
 
 

@@ -103,6 +103,13 @@ def test_what_is_not_set_stays(before: NetworkSpec, given: dict[str, Any], after
     assert with_options(before, given).spec == after
 
 
+def test_what_a_setting_takes_away_is_named() -> None:
+    assert with_options(FULL, {"rules": ["b.example"]}).notices == ("no longer: allow example.com",)
+    assert with_options(FULL, {"rules": ["example.com", "b.example"]}).notices == ()
+    with pytest.raises(ValueError, match="nothing to deny"):
+        with_options(OFF, {"rules": ["deny a.example"]})
+
+
 def test_setting_what_contradicts_itself_is_refused() -> None:
     for given in ({"access": "off", "rules": ["a"]}, {"access": "unrestricted", "preset": "package-managers"}):
         with pytest.raises(ValueError, match="access"):

@@ -179,6 +179,7 @@ def test_connections(asked: Policy, host: str, port: int, tls: bool, allowed: bo
     [
         (OFF, "network access is off in the agent phase"),
         (limited(), "example.com is not among what the agent phase may reach"),
+        (limited("http://example.com/"), "port 443 of example.com is not among what the agent phase may reach"),
         (limited("example.com", "deny example.com:443"), "example.com is denied by the rule 'deny example.com:443'"),
         (unrestricted(ceiling=["example.com"]), "example.com is denied to everybody by the administrator of this host"),
         (limited("example.com", "deny example.com", ceiling=["example.com"]),

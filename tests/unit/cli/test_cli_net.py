@@ -46,7 +46,8 @@ def test_allow_and_deny_say_what_holds_now(server: Server, limited_task: str) ->
 def test_set_replaces_what_it_names(server: Server, limited_task: str) -> None:
     options = ("--methods", "GET,HEAD", "--preset", "common-dependencies", "--deny", "bad.example")
     assert lines(server.hutch("net", "set", limited_task, *options)) == [
-        "in force now: limited; preset common-dependencies; methods GET, HEAD; deny bad.example"
+        "no longer: allow example.com",
+        "in force now: limited; preset common-dependencies; methods GET, HEAD; deny bad.example",
     ]
     assert lines(server.hutch("net", "set", limited_task, "--methods", "any", "--preset", "none")) == [
         "in force now: limited; deny bad.example"
@@ -54,7 +55,7 @@ def test_set_replaces_what_it_names(server: Server, limited_task: str) -> None:
     done = server.hutch("net", "set", limited_task, "--access", "off", "--json")
     found = json.loads(done.stdout)
     assert found["agent"] == {"access": "off", "preset": "none", "rules": [], "methods": None}
-    assert (found["task"], found["in_force"], found["notices"]) == (limited_task, True, [])
+    assert (found["task"], found["in_force"], found["notices"]) == (limited_task, True, ["no longer: deny bad.example"])
 
 
 def test_allowing_something_where_nothing_was(server: Server, running_task: str) -> None:
