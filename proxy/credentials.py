@@ -21,7 +21,11 @@ LEAST, MOST = 12, 8192
 LEAST_SECRET = 8  # letters and digits: what a placeholder can differ in
 
 # Nobody authenticates with these fields, and servers write them into logs and statistics that others read.
-NEVER_IN = frozenset({"host", "user-agent", "referer", "origin", "from", "via", "forwarded"})
+NEVER_IN = frozenset(
+    "host user-agent referer origin from via forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-original-url"
+    " x-rewrite-url accept accept-language content-type access-control-request-headers access-control-request-method"
+    " connection expect sec-websocket-extensions sec-websocket-key te trailer transfer-encoding upgrade".split()
+)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PRINTABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
@@ -84,7 +88,11 @@ class Credential:
     @cached_property
     def masks(self) -> dict[bytes, bytes]:
         """Every spelling of the value in a response -> what to show instead."""
-        return encoded(self.value, self.placeholder) | written(self.value, self.placeholder)
+        value, shown = self.value, self.placeholder
+        found = encoded(value, shown)
+        for case in (str.lower, str.upper):  # names of fields come back in lower case, those of variables in upper
+            found |= written(case(value), case(shown))
+        return found | written(value, shown)
 
 
 def parse_credential(value: Any) -> Credential:

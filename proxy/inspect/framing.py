@@ -8,6 +8,7 @@ from typing import Any
 
 from h11 import EndOfMessage
 from h11._readers import ChunkedReader
+from mitmproxy import flow
 from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http import HttpStream, _http1
 from mitmproxy.proxy.layers.http._events import (
@@ -18,10 +19,15 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
     ResponseTrailers,
 )
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 
 # What a server has sent, as mitmproxy, h11 and h2 quote it in their messages.
 _QUOTED = re.compile(r"""[:(\s]+b?['"].*""", re.DOTALL)
+
+
+_INVALID = "the server's answer has invalid header fields"
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9]{2}[ \r\n]")
 
 
 class _Stream(HttpStream):
@@ -39,13 +45,37 @@ class _Stream(HttpStream):
         if not isinstance(event, RequestData | ResponseData) or event.data:
             yield from super()._handle_event(event)
 
+    def check_invalid(self, request: bool) -> Any:
+        if request:
+            return (yield from super().check_invalid(request))
+        commands, result = super().check_invalid(request), None
+        while True:
+            try:
+                command = commands.send(result)
+            except StopIteration as end:
+                return end.value
+            if isinstance(command, HttpErrorHook):
+                command.flow.error = flow.Error(_INVALID)
+            elif isinstance(command, http.SendHttp) and isinstance(command.event, ResponseProtocolError):
+                command.event.message = _INVALID
+            result = yield command
+
 
 class _Http1Client(Http1Client):
-    """HTTP/1 to the server for a client that speaks HTTP/2.
+    """HTTP/1 to the server.
 
-    mitmproxy streams a body of unknown length with neither length nor chunks, so that the server takes it for the next
-    requests: ones that nobody has checked. And it decodes internationalised names for the Host field.
+    For a client that speaks HTTP/2 mitmproxy streams a body of unknown length with neither length nor chunks, so that the
+    server takes it for the next requests: ones that nobody has checked. And it decodes internationalised names for Host.
+
+    An interim answer (100, 103) it takes for the answer, and the answer for that to the next request. Here they are dropped,
+    as in HTTP/2.
     """
+
+    def read_headers(self, event: Any) -> Any:
+        while self.request and _INTERIM.match(bytes(self.buf)[:16]):
+            if self.buf.maybe_extract_lines() is None:
+                break  # there is more of it to come
+        yield from super().read_headers(event)
 
     def send(self, event: Any) -> Any:
         if isinstance(event, RequestTrailers):

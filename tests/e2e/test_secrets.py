@@ -173,7 +173,7 @@ def test_what_is_compressed_all_the_same_is_refused(daemon: Daemon, task: str) -
 
 
 @pytest.mark.parametrize("http", ["--http1.1", "--http2"])
-@pytest.mark.parametrize("way", ["line", "status", "version", "length", "cut"])
+@pytest.mark.parametrize("way", ["line", "status", "version", "length", "field", "cut"])
 def test_an_answer_that_is_no_http_is_not_quoted(
     daemon: Daemon, task: str, values: dict[str, str], way: str, http: str
 ) -> None:
@@ -181,6 +181,19 @@ def test_an_answer_that_is_no_http_is_not_quoted(
     assert b" 502" in done.stdout.splitlines()[0], done.stdout
     assert not any(form in done.stdout for form in forms(values["ANY"]))
     assert values["ANY"] not in repr(tasks.events(daemon, task)[-1])
+
+
+@pytest.mark.parametrize("http", ["--http1.1", "--http2"])
+def test_hints_before_the_answer_are_not_taken_for_it(daemon: Daemon, task: str, http: str) -> None:
+    done = sh(daemon, task, f'curl -sS -m 20 {http} -w "%{{http_code}}" -H "x-key: $ANY" https://up.test:8443/early')
+    assert done.text == "ok200", done
+
+
+@pytest.mark.parametrize("case", ["lower", "upper"])
+def test_no_case_of_it_comes_back(daemon: Daemon, task: str, values: dict[str, str], case: str) -> None:
+    done = sh(daemon, task, f'curl -sS -H "x-key: $ANY" "https://up.test/mirror?as={case}"')
+    assert getattr(values["ANY"], case)().encode() not in done.stdout
+    assert b"x-key" in done.stdout.lower()
 
 
 FAREWELL = """

@@ -37,7 +37,7 @@ def digest(text: str) -> str:
 
 
 async def mirror(request: Request) -> Response:
-    """All that was sent; ?as= a spelling, `drip` byte by byte, `gzip` compressed although nobody asked for that."""
+    """All that was sent; ?as= a spelling, `lower` or `upper` case, `drip` byte by byte, `gzip` compressed unasked."""
     body = (await request.body()).decode()
     sent = {**request.headers, "query": request.url.query, "body": body}
     told = json.dumps({"sent": sent, "digests": {name: digest(value) for name, value in sent.items()}}).encode()
@@ -45,6 +45,8 @@ async def mirror(request: Request) -> Response:
     kind = request.query_params.get("as", "raw")
     if kind == "gzip":
         return Response(gzip.compress(told), headers={**fields, "content-encoding": "gzip"})
+    if kind in ("lower", "upper"):
+        return Response(told.lower() if kind == "lower" else told.upper(), headers=fields)
     if kind == "drip":
         return StreamingResponse(_drip(told), headers={**fields, "content-length": str(len(told))})
     return Response(SPELLINGS[kind](told), headers=fields)
@@ -94,6 +96,8 @@ async def _broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         "/status": f"HTTP/1.1 {key} OK\r\n\r\n",
         "/version": f"{key} 200 OK\r\n\r\n",
         "/length": f"HTTP/1.1 200 OK\r\ncontent-length: {key}\r\n\r\n",
+        "/field": f"HTTP/1.1 200 OK\r\nx {key}: 1\r\ncontent-length: 0\r\n\r\n",
+        "/early": f"HTTP/1.1 103 Early Hints\r\nlink: {key}\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
         "/cut": f"HTTP/1.1 200 OK\r\nx-key: {key}",
     }
     writer.write(answers[head.split()[1]].encode())
