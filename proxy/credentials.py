@@ -80,6 +80,10 @@ class Credential:
         """Whether a request for `path` (without its query) of `host` may get it."""
         return any(target.covers(host, path) for target in self.targets)
 
+    def minds_the_path(self, host: str) -> bool:
+        """Whether it depends on a request's path if this host gets it."""
+        return all(target.path for target in self.targets if target.host == host)
+
     @cached_property
     def inserts(self) -> dict[bytes, bytes]:
         """Every spelling of the placeholder in a request -> the value in the same spelling."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from proxy.credentials import NEVER_IN, Credential
 from proxy.replacing import Replacer
+from proxy.restrict import redirects
 
 type Fields = Sequence[tuple[bytes, bytes]]
 
@@ -28,7 +29,7 @@ class Inserted:
 
 def insert(credentials: Iterable[Credential], host: str, tls: bool, target: str, fields: Fields) -> Inserted:
     """The head of a request for `target` (origin form) of `host` (a canonical name), with the values in it."""
-    for credential in _granted(credentials, host, tls, target):
+    for credential in _granted(credentials, host, tls, target, fields):
         fields = [(name, _in_field(credential, name, value)) for name, value in fields]
         target = _in_query(credential, target)
     return Inserted(target, fields)
@@ -37,8 +38,10 @@ def insert(credentials: Iterable[Credential], host: str, tls: bool, target: str,
 class BodyInserter(Replacer):
     """The same for the body of one request, in pieces; its length stays the same. What is compressed is not looked into."""
 
-    def __init__(self, credentials: Iterable[Credential], host: str, tls: bool, target: str) -> None:
-        self._granted = [it for it in _granted(credentials, host, tls, target) if "body" in it.places]
+    def __init__(
+        self, credentials: Iterable[Credential], host: str, tls: bool, target: str, fields: Fields = ()
+    ) -> None:
+        self._granted = [it for it in _granted(credentials, host, tls, target, fields) if "body" in it.places]
         super().__init__({key: value for it in self._granted for key, value in it.inserts.items()})
 
     @property
@@ -47,9 +50,10 @@ class BodyInserter(Replacer):
         return bool(self._granted)
 
 
-def _granted(credentials: Iterable[Credential], host: str, tls: bool, target: str) -> list[Credential]:
-    path = target.partition("?")[0]
-    return [it for it in credentials if tls and it.is_for(host, path)]
+def _granted(credentials: Iterable[Credential], host: str, tls: bool, target: str, fields: Fields) -> list[Credential]:
+    """Those that this request may get; none for a path where a field may lead to another one."""
+    path, astray = target.partition("?")[0], redirects(name.decode("latin-1") for name, _ in fields)
+    return [it for it in credentials if tls and it.is_for(host, path) and not (astray and it.minds_the_path(host))]
 
 
 def _in_field(credential: Credential, name: bytes, value: bytes) -> bytes:

@@ -26,7 +26,7 @@ from proxy.reach import (
     way,
     web_rules,
 )
-from proxy.restrict import GIT_FETCH_TYPE, READING, Request
+from proxy.restrict import GIT_FETCH_TYPE, READING, Request, redirects
 from proxy.rules import METHOD, BadRule, Rule, parse_rule
 from proxy.ruleset import MAX_RULES, Access, BadPolicy, Policy, parse
 
@@ -52,8 +52,13 @@ def decide_request(
         return Decision(False, "", "the request target is malformed")
     denies = [rule for rule in policy.denies(host) if rule.partial and rule.fits(port, tls)]
     allows = web_rules(policy, host, port, tls)
-    if any(rule.path for rule in (*denies, *allows)) and (odd := oddity(request.path)):
-        return Decision(False, "", f"the path can't be compared with the rules for {host}, because it has {odd}")
+    if any(rule.path for rule in (*denies, *allows)):
+        if odd := oddity(request.path):
+            return Decision(False, "", f"the path can't be compared with the rules for {host}, because it has {odd}")
+        if redirects(name for name, _ in fields):
+            return Decision(
+                False, "", f"a header field names another path, which can't be compared with the rules for {host}"
+            )
     if refusal := _refused_by_deny(policy, host, denies, request):
         return refusal
     here = [rule for rule in allows if request.path.startswith(rule.path)]

@@ -19,6 +19,8 @@ _GIT_FETCH, _GIT_PUSH = "git-upload-pack", "git-receive-pack"
 _HARMLESS_UPGRADES = frozenset(("h2c", ""))  # offered with every plain request by some clients, and taken off
 # X-HTTP-Method-Override, X-HTTP-Method, X-Method-Override and their relatives; not the fields of CORS.
 _OVERRIDING_FIELD = re.compile(r"(?=x-|.*override).*\b(http)?(method|verb)(override)?\b.*")
+# X-Original-URL, X-Rewrite-URL, X-Forwarded-Prefix and their relatives.
+_REDIRECTING_FIELD = re.compile(r"x-.*\b(url|uri|path|prefix|rewrite)\b.*")
 _OVERRIDING_PARAMETER = re.compile(r"(?:^|[&;])(?:_|\$|x[-_])[^=&;]*(?:method|verb)", re.IGNORECASE)
 
 
@@ -82,6 +84,11 @@ def _upgrades(name: str, value: str) -> bool:
 def overrides(names: Iterable[str]) -> bool:
     """Whether a server may take another method than the request's out of one of these header fields."""
     return any(_OVERRIDING_FIELD.fullmatch(name) for name in map(_normal, names) if "method" in name or "verb" in name)
+
+
+def redirects(names: Iterable[str]) -> bool:
+    """Whether a server may take another path than the request's out of one of these header fields."""
+    return any(_REDIRECTING_FIELD.fullmatch(_normal(name)) for name in names)
 
 
 def _normal(name: str) -> str:

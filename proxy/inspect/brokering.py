@@ -32,7 +32,7 @@ class Brokering:
     def put_in(self) -> None:
         """The request's head, as it goes out."""
         request, host, tls = self._flow.request, self._passage.name, self._passage.tls
-        self._body = BodyInserter(self._credentials, host, tls, request.path)
+        self._body = BodyInserter(self._credentials, host, tls, request.path, request.headers.fields)
         inserted = insert(self._credentials, host, tls, request.path, request.headers.fields)
         request.path = inserted.target
         request.headers.fields = tuple(request_fields(inserted.fields))

@@ -147,6 +147,16 @@ def test_a_path_means_all_below_it(target: str) -> None:
     assert sent(it, ("x-token", HOLDER), target=target).fields == [(b"x-token", VALUE.encode())]
 
 
+def test_a_field_that_names_another_path_takes_a_paths_credential_away() -> None:
+    fields = (("x-original-url", "/other"), ("authorization", HOLDER))
+    limited, anywhere = credential(**{"for": ["api.example.com/team/"]}, places=["header", "body"]), credential()
+    assert sent(limited, *fields, target="/team/x").fields[1] == (b"authorization", HOLDER.encode())
+    assert sent(anywhere, *fields, target="/team/x").fields[1] == (b"authorization", VALUE.encode())
+    raw = [(name.encode(), value.encode()) for name, value in fields]
+    assert not BodyInserter([limited], "api.example.com", True, "/team/x", raw).needed
+    assert BodyInserter([limited], "api.example.com", True, "/team/x", raw[1:]).needed
+
+
 @pytest.mark.parametrize("text", ["user:{}", "{}:x-oauth-basic", "{}:", "{}:{}", "a:b{}c"])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("header", [None, "Authorization: Basic {}", "Authorization"])

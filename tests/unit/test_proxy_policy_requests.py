@@ -175,6 +175,27 @@ def test_odd_paths_matter_only_where_paths_do() -> None:
     assert ask(limited("example.com", "deny https://example.com/x/"), "GET", "/a/../b", tls=False, port=80).allowed
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "X-Original-URL",
+        "x-rewrite-url",
+        "X_Original_URL",
+        "X-Forwarded-Prefix",
+        "X-Forwarded-Path",
+        "X-Http-Path-Override",
+    ],
+)
+def test_a_field_that_names_another_path_matters_only_where_paths_do(field: str) -> None:
+    fields = [(field, "/other")]
+    for asked in (limited("https://a.org/team/"), unrestricted("deny https://a.org/secret/")):
+        told = decide_request(asked, "a.org", 443, tls=True, method="GET", target="/team/x", fields=fields)
+        assert (told.allowed, "names another path" in told.reason) == (False, True)
+    assert decide_request(
+        limited("a.org"), "a.org", 443, tls=True, method="GET", target="/team/x", fields=fields
+    ).allowed
+
+
 def test_paths_with_methods() -> None:
     asked = limited("https://example.com/a/ methods=POST", "https://example.com/", methods=["GET"])
     assert ask(asked, "POST", "/a/x").rule == "https://example.com/a/ methods=POST"
