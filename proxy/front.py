@@ -205,6 +205,8 @@ class Front:
 
     def _refusing(self, visitor: _Visitor, destination: Destination, decision: Decision) -> Passage:
         """A passage on which every request is refused, in words; raises Denied for what isn't TLS."""
+        if isinstance(visitor.start, Other | NeedMore) and decision.rule:
+            raise Denied(decision.reason, f"tcp://{destination.shown}:{destination.port}")
         if not isinstance(visitor.start, Hello):
             raise Denied(decision.reason, decision.rule)
         visitor.host = host = stated_host(destination, visitor.start)

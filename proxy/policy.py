@@ -76,7 +76,9 @@ def explain(policy: Policy, url: str, method: str) -> Decision:
     if decision.allowed or not decision.rule:
         return decision
     # A rule for the host may not be enough, where methods are restricted.
-    again = _foretell(replace(policy, rules=(*policy.rules, parse_rule(decision.rule))), asked, method.upper(), target)
+    access: Access = "limited" if policy.access == "off" else policy.access  # which a rule makes of it
+    more = replace(policy, access=access, rules=(*policy.rules, parse_rule(decision.rule)))
+    again = _foretell(more, asked, method.upper(), target)
     return decision if again.allowed else replace(decision, rule=again.rule)
 
 

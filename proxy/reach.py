@@ -49,11 +49,9 @@ def relays(policy: Policy, host: str, port: int) -> Decision | None:
 
 def bars_relay(policy: Policy, host: str, port: int) -> Decision | None:
     """Why no tcp:// rule could let this through. A deny of only some requests counts: nobody would see them."""
-    if policy.access == "off":
-        return _off(policy)
     deny = next((deny for deny in policy.denies(host) if deny.fits(port, None)), None)
     if deny is None:
-        return None
+        return _off(policy, f"tcp://{host}:{port}") if policy.access == "off" else None
     if deny.partial and not policy.ceils(host, deny):
         # The user can help himself: by naming the port that it is meant for, as a URL does.
         return Decision(False, "", f"no request could be seen in what tcp:// lets through, as {deny.text!r} needs it")
@@ -82,16 +80,17 @@ def way(policy: Policy, host: str, port: int, *, tls: bool, cacheable: bool = Tr
 
 def _barred(policy: Policy, host: str, port: int | None, tls: bool | None) -> Decision | None:
     """Why there can be no connection, whatever is allowed. Of a name (no port): why there can be none at all."""
-    if policy.access == "off":
-        return _off(policy)
     for rule in policy.denies(host):
         if not rule.partial and (rule.fits(port, tls) if port is not None else not rule.ports):
             return denied(policy, host, rule)
+    if policy.access == "off":
+        return _off(policy, _name(host) if port is None else _suggested(policy, host, port))
     return None
 
 
-def _off(policy: Policy) -> Decision:
-    return Decision(False, "", f"network access is off in the {policy.phase} phase")
+def _off(policy: Policy, rule: str) -> Decision:
+    """A rule alone would change nothing; but who adds one gets limited access with it (`--allow`, `hutch net allow`)."""
+    return Decision(False, rule, f"network access is off in the {policy.phase} phase")
 
 
 def _must_be_seen(policy: Policy, host: str, port: int) -> bool:

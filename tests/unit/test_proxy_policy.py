@@ -102,7 +102,7 @@ def test_names_that_may_be_reached(asked: Policy, name: str, rule: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "name", "rule"),
     [
-        (OFF, "example.com", ""), (BASIC, "a.exact.org", "a.exact.org"), (BASIC, "below.org", "below.org"),
+        (OFF, "example.com", "example.com"), (BASIC, "a.exact.org", "a.exact.org"), (BASIC, "below.org", "below.org"),
         (BASIC, "evil-example.com", "evil-example.com"), (BASIC, "example.com.evil.org", "example.com.evil.org"),
         (BASIC, "com", "com"), (BASIC, "a.url.org", "a.url.org"), (BASIC, "10.1.2.4", "10.1.2.4"),
         (limited("example.com", "deny example.com"), "a.example.com", ""),
@@ -166,7 +166,7 @@ def test_names_that_may_not_be_reached(asked: Policy, name: str, rule: str) -> N
         (unrestricted(), "10.1.2.3", 443, True, False, ""), (unrestricted(), "8.8.8.8", 443, True, False, "8.8.8.8"),
         (unrestricted("10.1.2.3:8080"), "10.1.2.3", 8080, False, True, "10.1.2.3:8080"),
         (unrestricted(preset="none", registries=["10.0.0.7"]), "10.0.0.7", 80, False, False, ""),
-        (OFF, "example.com", 443, True, False, ""),
+        (OFF, "example.com", 443, True, False, "example.com"), (OFF, "10.1.2.3", 443, True, False, ""),
     ],
 )  # fmt: skip
 def test_connections(asked: Policy, host: str, port: int, tls: bool, allowed: bool, rule: str) -> None:

@@ -58,7 +58,9 @@ def test_what_is_no_url_is_not_explained(url: str) -> None:
 
 def test_explain_when_all_is_off_or_open() -> None:
     assert explain(OFF, "tcp://example.com:22", "GET").reason == "network access is off in the agent phase"
-    assert explain(OFF, "https://example.com/", "GET").rule == ""
+    assert explain(OFF, "https://example.com/", "GET").rule == "example.com"
+    assert explain(OFF, "tcp://example.com:22", "GET").rule == "tcp://example.com:22"
+    assert explain(replace(OFF, ceiling=(parse_rule("deny example.com"),)), "https://example.com/", "GET").rule == ""
     assert explain(unrestricted(), "https://anything.test:99/", "BREW").rule == "unrestricted"
     assert explain(unrestricted(), "tcp://anything.test:22", "").rule == "tcp://anything.test:22"
     assert explain(unrestricted("deny anything.test methods=GET"), "tcp://anything.test:22", "").rule == ""
@@ -76,7 +78,9 @@ def requested(asked: Policy, request: dict[str, Any]) -> Decision:
 
 
 def with_rule(asked: Policy, text: str) -> Policy:
-    return replace(asked, rules=(*asked.rules, parse_rule(text)))
+    """With a rule as the user gives it: where access was off it is limited then."""
+    access = "limited" if asked.access == "off" and not text.startswith("deny ") else asked.access
+    return replace(asked, access=access, rules=(*asked.rules, parse_rule(text)))
 
 
 @given(policies(), rules(deny=True), requests())

@@ -61,7 +61,7 @@ def test_requests_by_method(asked: Policy, method: str, rule: str) -> None:
         (unrestricted("deny example.com methods=POST"), "post", ""),
         (unrestricted(ceiling=["example.com methods=POST"]), "POST", ""),
         (limited("example.com methods=POST", "deny example.com methods=POST"), "POST", ""),
-        (limited("example.org"), "GET", "example.com"), (OFF, "GET", ""),
+        (limited("example.org"), "GET", "example.com"), (OFF, "GET", "example.com"),
     ],
 )  # fmt: skip
 def test_requests_refused_by_method(asked: Policy, method: str, rule: str) -> None:
