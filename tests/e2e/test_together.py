@@ -53,8 +53,9 @@ def test_a_daemon_on_a_copy_of_the_state(daemon: Daemon, state: Path, new_daemon
     own = (state / "instance").read_text()
     (new_daemon.state / "instance").write_text("" if torn else own)
     with tasks.running(daemon) as task:
-        with new_daemon:
-            assert (new_daemon.state / "instance").read_text().split()[0] != own.split()[0]
+        new_daemon.start()
+        assert (new_daemon.state / "instance").read_text().split()[0] != own.split()[0]
+        new_daemon.stop()
         assert tasks.execute(daemon, task, "echo", "still here").text == "still here"
 
 

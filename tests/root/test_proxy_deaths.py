@@ -148,7 +148,7 @@ def test_without_the_cache_registries_are_asked_directly(own: Lab, how: str) -> 
             done = own.curl("-i", "--max-time", "5", url)
             assert "hello up.test" in done.stdout, done
             assert "x-hutch-cache" not in done.stdout
-    assert own.curl("https://other.test/").returncode != 0
+    assert own.curl("--fail", "https://other.test/").returncode != 0
     assert {seen.host for seen in own.upstream.seen} == {"up.test"}
 
 
@@ -190,5 +190,5 @@ def test_a_worker_that_hangs_is_replaced(own: Lab) -> None:
     assert hanging not in own.filter.workers()
     with stopped(other):
         assert own.curl("--max-time", "5", "http://up.test/").returncode == 0
-        assert own.curl("--max-time", "5", "http://other.test/").returncode != 0
+        assert own.curl("--fail", "--max-time", "5", "http://other.test/").returncode != 0
     assert {seen.host for seen in own.upstream.seen} == {"up.test"}

@@ -6,7 +6,7 @@ for tool in curl wget; do
   head -c 1000000 whole >$tool
   case $tool in
     curl) curl -sS -C - -o curl -w '%{http_code} %{size_download}\n' $file ;;
-    wget) wget -S -c -O wget $file 2>&1 | grep -o ' 206' ;;
+    wget) wget -S -c -O wget $file 2>&1 | grep '^ *HTTP/' | grep -o ' 206' ;;
   esac
   cmp whole $tool
 done
