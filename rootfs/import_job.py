@@ -26,7 +26,7 @@ from rootfs.system_layer import skeleton_layer
 
 _ENTRIES_MAX = 2_000_000
 _BYTES_MAX = 64 << 30
-_RESERVE = 512 << 20  # of the disk, for everybody else
+RESERVE = 512 << 20  # of the disk, for everybody else
 ARCHIVE_MAX = 64 << 30
 
 
@@ -151,7 +151,7 @@ class Importer:
     def _room(self) -> int:
         """Bytes an import may fill: what the disk has, less a reserve."""
         info = os.statvfs(self.staging)
-        room = min(_BYTES_MAX, info.f_bavail * info.f_frsize - _RESERVE)
+        room = min(_BYTES_MAX, info.f_bavail * info.f_frsize - RESERVE)
         if room <= 0:
             raise ImageError(f"the disk under {self.store.root} is full", "free some space")
         return room

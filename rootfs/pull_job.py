@@ -22,7 +22,7 @@ from typing import Any
 
 from rootfs.errors import ImageError, shown
 from rootfs.image import Image, check_name
-from rootfs.import_job import ARCHIVE_MAX, import_archive
+from rootfs.import_job import ARCHIVE_MAX, RESERVE, import_archive
 from rootfs.job import Progress, run_job
 from rootfs.store import Store
 
@@ -151,6 +151,9 @@ def _listen(process: subprocess.Popen[bytes], work: Path, progress: Progress, re
             if (size := _size(work)) != last:
                 last, moved = size, monotonic()
                 progress("fetching", size)
+            disk = os.statvfs(work)
+            if disk.f_bavail * disk.f_frsize < RESERVE:  # a registry may send for ever
+                raise ImageError(f"cannot pull {reference}: the disk is almost full", "free some space (hutch gc)")
             if monotonic() - moved > _STUCK:
                 raise ImageError(f"cannot pull {reference}: nothing came for {_STUCK:.0f} s", "try again")
 

@@ -36,8 +36,7 @@ def prune(directory: Path, keep: Iterable[str]) -> None:
 def drop(top: Path, paths: Iterable[str]) -> None:
     """Remove these paths, relative to the top; one that a link leads to is none."""
     for path in paths:
-        parents = [top, *(top / str(parent) for parent in reversed(Path(path).parents[:-1]))]
-        if all(_is_directory(parent) for parent in parents):
+        if _has(top, path):
             remove_tree(top / path)
 
 
@@ -46,12 +45,18 @@ def unhide(top: Path, lower: Sequence[Path]) -> None:
     fd = os.open(top, _DIRECTORY)
     try:
         for found in walk(fd):
-            if not stat.S_ISDIR(found.info.st_mode) or any(os.path.lexists(layer / found.path) for layer in lower):
+            if not stat.S_ISDIR(found.info.st_mode) or any(_has(layer, found.path) for layer in lower):
                 continue
             if _OPAQUE in os.listxattr(place := _place(found), follow_symlinks=False):
                 os.removexattr(place, _OPAQUE, follow_symlinks=False)
     finally:
         os.close(fd)
+
+
+def _has(top: Path, path: str) -> bool:
+    """Whether something stands there, on a way of directories alone: a link in an image may lead anywhere on the host."""
+    parents = [top, *(top / parent for parent in list(Path(path).parents)[-2::-1])]
+    return all(map(_is_directory, parents)) and os.path.lexists(top / path)
 
 
 def _place(found: Found) -> str:

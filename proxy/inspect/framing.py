@@ -24,9 +24,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 
 # What a server has sent, as mitmproxy, h11 and h2 quote it in their messages.
 _QUOTED = re.compile(r"""[:(\s]+b?['"].*""", re.DOTALL)
-
-
-_INVALID = "the server's answer has invalid header fields"
+_INVALID = "the server's answer has invalid header fields"  # told instead of what mitmproxy says of them, quoting
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9]{2}[ \r\n]")
 
 
@@ -72,7 +70,7 @@ class _Http1Client(Http1Client):
     """
 
     def read_headers(self, event: Any) -> Any:
-        while self.request and _INTERIM.match(bytes(self.buf)[:16]):
+        while self.request and _INTERIM.match(self.buf._data, 0, 16):  # all of it would be copied for each of thousands
             if self.buf.maybe_extract_lines() is None:
                 break  # there is more of it to come
         yield from super().read_headers(event)

@@ -57,6 +57,17 @@ def test_no_link_leads_out_of_it(upper: Path, tmp_path: Path) -> None:
     assert {path.name for path in outside.iterdir()} == {"passwd", "hutch", "x"}
 
 
+def test_a_link_below_leads_nowhere(upper: Path, tmp_path: Path) -> None:
+    """The image's own: what the host has behind it must not decide about the layer."""
+    lower = tmp_path / "lower"
+    lower.mkdir()
+    (lower / "opt").symlink_to(tmp_path / "host")
+    (tmp_path / "host" / "hutch").mkdir(parents=True)
+    os.setxattr(upper / "opt/hutch", OPAQUE, b"y")
+    unhide(upper, [lower])
+    assert OPAQUE not in os.listxattr(upper / "opt/hutch")
+
+
 def test_a_new_directory_hides_nothing_and_one_that_replaced_another_still_does(upper: Path, tmp_path: Path) -> None:
     lower = tmp_path / "lower"
     (lower / "etc" / "tool").mkdir(parents=True)

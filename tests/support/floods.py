@@ -200,11 +200,11 @@ def drip() -> None:
     many(each_in_turn(kinds), 300)
 
 
-def hello_bytes() -> bytes:
+def hello_bytes(host: str = HOST) -> bytes:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.create_default_context()
     with contextlib.suppress(ssl.SSLWantReadError):
-        context.wrap_bio(incoming, outgoing, server_hostname=HOST).do_handshake()
+        context.wrap_bio(incoming, outgoing, server_hostname=host).do_handshake()
     return outgoing.read()
 
 
@@ -215,6 +215,19 @@ def handshakes() -> None:
     def one() -> None:
         with connect() as sock:
             sock.sendall(hello)
+            sock.recv(1)
+
+    many(one)
+
+
+def refusals() -> None:
+    """TLS for ever other names that may not be reached: each is opened to say so, with a certificate of its own."""
+    numbers = itertools.count()
+
+    def one() -> None:
+        host = f"n{next(numbers)}.evil.test"
+        with connect(host=socket.gethostbyname(host)) as sock:
+            sock.sendall(hello_bytes(host))
             sock.recv(1)
 
     many(one)
@@ -322,6 +335,7 @@ FLOODS: dict[str, Callable[[], None]] = {
     "connections opened and closed": churn,
     "a byte a second": drip,
     "unfinished handshakes": handshakes,
+    "names that may not be reached": refusals,
     "garbage": garbage,
     "downloads that nobody reads": slow_readers,
     "DNS": queries,
