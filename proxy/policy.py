@@ -22,6 +22,7 @@ from proxy.reach import (
     decide_name,
     denied,
     place,
+    relay_rule,
     relays,
     way,
     web_rules,
@@ -103,7 +104,7 @@ def _foretell(policy: Policy, asked: Rule, method: str, target: str) -> Decision
         tls = asked.scheme == "https"
         return decide_request(policy, host, port, tls=tls, method=method, target=target, fields=fields)
     reason = f"only TLS and HTTP pass without a tcp:// rule, and there is none for port {port} of {host}"
-    return bars_relay(policy, host, port) or Decision(False, f"tcp://{host}:{port}", reason)
+    return bars_relay(policy, host, port) or Decision(False, relay_rule(policy, host, port), reason)
 
 
 def _refused_by_deny(policy: Policy, host: str, denies: list[Rule], request: Request) -> Decision | None:

@@ -51,7 +51,7 @@ def bars_relay(policy: Policy, host: str, port: int) -> Decision | None:
     """Why no tcp:// rule could let this through. A deny of only some requests counts: nobody would see them."""
     deny = next((deny for deny in policy.denies(host) if deny.fits(port, None)), None)
     if deny is None:
-        return _off(policy, f"tcp://{host}:{port}") if policy.access == "off" else None
+        return _off(policy, relay_rule(policy, host, port)) if policy.access == "off" else None
     if deny.partial and not policy.ceils(host, deny):
         # The user can help himself: by naming the port that it is meant for, as a URL does.
         return Decision(False, "", f"no request could be seen in what tcp:// lets through, as {deny.text!r} needs it")
@@ -129,6 +129,11 @@ def place(host: str, port: int) -> str:
 def _suggested(policy: Policy, host: str, port: int) -> str:
     """The rule that would allow it; none for what is only the administrator's to open."""
     return "" if _is_closed(policy, host) else place(host, port)
+
+
+def relay_rule(policy: Policy, host: str, port: int) -> str:
+    """The rule that would allow any protocol; likewise."""
+    return "" if _is_closed(policy, host) else f"tcp://{host}:{port}"
 
 
 def _is_closed(policy: Policy, host: str) -> bool:

@@ -84,7 +84,7 @@ def serve(
     state: Path, socket: Path, *, private_names: Sequence[str] = (), max_tasks: int = 64, hosts: Path | None = None,
     ceiling: Path | None = None, cache_size: int = Settings.cache_size,
 ) -> None:  # fmt: skip
-    """Run the daemon in the foreground until SIGTERM or SIGINT. Raises TaskError or HostError when it can't start."""
+    """Run the daemon in the foreground until SIGTERM or SIGINT. Raises TaskError, HostError or ImageError if it can't start."""
     logging.basicConfig(level=logging.INFO, format="hutch: %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     recipes()  # a file that is no recipe is told now, and not to a task

@@ -204,7 +204,8 @@ class PhaseContext:
             return self._runtime.sandboxes.open(spec, keep, self._network.add)
 
         try:
-            async with self.policies.open(name, start, ours) as sandbox:
+            opened = self.policies.open_ours(name, start, ours) if ours else self.policies.open(name, start)
+            async with opened as sandbox:
                 self.sandbox, self._joinable = sandbox, ours is None
                 code = await self._wait(sandbox)
                 if lost:

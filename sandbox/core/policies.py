@@ -55,15 +55,11 @@ class Policies:
         self.base: Base | None = None  # known before a sandbox is opened
 
     @contextlib.asynccontextmanager
-    async def open(self, phase: str, start: Start, ours: NetworkSpec | None = None) -> AsyncIterator[Sandbox]:
-        """The sandbox that `start` makes with the phase's policy. Phases whose network nobody sets have none, and those with
-        `ours` that one, for which nothing of the task counts."""
+    async def open(self, phase: str, start: Start) -> AsyncIterator[Sandbox]:
+        """The sandbox that `start` makes with the phase's policy. Phases whose network nobody sets have none."""
         async with contextlib.AsyncExitStack() as stack:
             async with self._changing:
-                if ours is None:
-                    policy = await self._policy(phase, self._settings.get(phase, OFF))
-                else:
-                    policy = await policy_of(self._runtime, phase, ours, TaskSpec(()), self.base)
+                policy = await self._policy(phase, self._settings.get(phase, OFF))
                 sandbox = await stack.enter_async_context(start(policy))
                 self._running[phase] = sandbox
             try:
@@ -71,6 +67,12 @@ class Policies:
             finally:
                 del self._running[phase]
                 self._agent_ended = self._agent_ended or phase == "agent"
+
+    @contextlib.asynccontextmanager
+    async def open_ours(self, phase: str, start: Start, spec: NetworkSpec) -> AsyncIterator[Sandbox]:
+        """The sandbox that `start` makes for a script of our own: nothing of the task counts, whatever changes meanwhile."""
+        async with start(await policy_of(self._runtime, phase, spec, TaskSpec(()), self.base)) as sandbox:
+            yield sandbox
 
     async def change(self, edit: Edit, store: Callable[[NetworkSpec], None]) -> Change:
         """Change what the agent may reach. Raises BadRequest, Conflict once it has ended, HostError; then nothing changed."""

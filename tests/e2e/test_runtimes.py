@@ -73,12 +73,17 @@ def test_setup_has_them_and_another_version_is_another_environment(daemon: Daemo
 @pytest.mark.usefixtures("clean")
 def test_nothing_of_a_task_gets_into_what_others_share(daemon: Daemon) -> None:
     """A variable could lead npm to another registry, and who joins could change any file."""
+    where = {"for": ["api.example"], "header": None, "places": ["header"], "phases": None}
+    daemon.client.set_secret("OF_THE_TASK", "0123456789abcdef", where)
     env = {"NPM_CONFIG_REGISTRY": "http://127.0.0.1:1/", "NODE_OPTIONS": "--require /nowhere.js", "MARK": "of the task"}
-    task = tasks.submit(daemon, "true", runtimes={"node": "22"}, env=env, setup="")
+    task = tasks.submit(daemon, "true", runtimes={"node": "22"}, env=env, secrets=["OF_THE_TASK"], setup="")
     tasks.wait_for(lambda: "runtime node 22" in [one.get("phase") for one in tasks.events(daemon, task)], "the build")
     with pytest.raises(ApiError, match="no running phase to join"), daemon.client.exec(task, ["true"]) as stream:
         list(stream)
-    assert tasks.finish(daemon, task, SECONDS)["state"] == "succeeded"
+    daemon.client.rotate_secret("OF_THE_TASK", "fedcba9876543210")  # which gives the phase that runs another policy
+    done = tasks.finish(daemon, task, SECONDS)
+    daemon.client.remove_secret("OF_THE_TASK")
+    assert done["state"] == "succeeded", done["error"]
 
 
 def test_a_build_that_fails_leaves_nothing(daemon: Daemon, state: Path) -> None:

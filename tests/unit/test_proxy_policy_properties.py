@@ -60,6 +60,8 @@ def test_explain_when_all_is_off_or_open() -> None:
     assert explain(OFF, "tcp://example.com:22", "GET").reason == "network access is off in the agent phase"
     assert explain(OFF, "https://example.com/", "GET").rule == "example.com"
     assert explain(OFF, "tcp://example.com:22", "GET").rule == "tcp://example.com:22"
+    for asked in (OFF, unrestricted()):
+        assert explain(asked, "tcp://10.9.9.9:22", "").rule == "", "which only the administrator could open"
     assert explain(replace(OFF, ceiling=(parse_rule("deny example.com"),)), "https://example.com/", "GET").rule == ""
     assert explain(unrestricted(), "https://anything.test:99/", "BREW").rule == "unrestricted"
     assert explain(unrestricted(), "tcp://anything.test:22", "").rule == "tcp://anything.test:22"
