@@ -100,9 +100,11 @@ def many(one: Callable[[], None], count: int = THREADS) -> None:
         thread.join()
 
 
-def each_in_turn(kinds: Iterator[Callable[[], None]]) -> Callable[[], None]:
+def each_in_turn(*kinds: Callable[[], None]) -> Callable[[], None]:
+    turns = itertools.cycle(kinds)
+
     def one() -> None:
-        next(kinds)()
+        next(turns)()
 
     return one
 
@@ -196,8 +198,7 @@ def drip() -> None:
         flood(lambda: connect(443), lambda: iter([hello, *[b""] * 99]), 1),
         flood(lambda: connect(443), lambda: itertools.chain([hello], itertools.repeat(b"\x14\3\3\0\1\1")), 1),
     ]
-    kinds = itertools.cycle(slow)
-    many(each_in_turn(kinds), 300)
+    many(each_in_turn(*slow), 300)
 
 
 def hello_bytes(host: str = HOST) -> bytes:
@@ -208,24 +209,11 @@ def hello_bytes(host: str = HOST) -> bytes:
     return outgoing.read()
 
 
-def handshakes() -> None:
-    """New connections with TLS that are not finished."""
-    hello = hello_bytes()
+def handshakes(hosts: Iterator[str]) -> None:
+    """New connections with TLS that are not finished; a name that may not be reached gets a certificate of its own."""
 
     def one() -> None:
-        with connect() as sock:
-            sock.sendall(hello)
-            sock.recv(1)
-
-    many(one)
-
-
-def refusals() -> None:
-    """TLS for ever other names that may not be reached: each is opened to say so, with a certificate of its own."""
-    numbers = itertools.count()
-
-    def one() -> None:
-        host = f"n{next(numbers)}.evil.test"
+        host = next(hosts)
         with connect(host=socket.gethostbyname(host)) as sock:
             sock.sendall(hello_bytes(host))
             sock.recv(1)
@@ -263,8 +251,7 @@ def slow_readers() -> None:
                 )
             time.sleep(left())
 
-    kinds = itertools.cycle((plain, second))
-    many(each_in_turn(kinds), 60)
+    many(each_in_turn(plain, second), 60)
 
 
 def queries() -> None:
@@ -334,8 +321,8 @@ FLOODS: dict[str, Callable[[], None]] = {
     "connections left idle": idle,
     "connections opened and closed": churn,
     "a byte a second": drip,
-    "unfinished handshakes": handshakes,
-    "names that may not be reached": refusals,
+    "unfinished handshakes": lambda: handshakes(itertools.repeat(HOST)),
+    "names that may not be reached": lambda: handshakes(map("n{}.evil.test".format, itertools.count())),
     "garbage": garbage,
     "downloads that nobody reads": slow_readers,
     "DNS": queries,
