@@ -197,6 +197,7 @@ class Snapshot:
     created: float
     expires: float
     runtime: str | None = None
+    digest: str | None = None  # of what its files looked like when they were kept
 
 
 @dataclass(frozen=True)

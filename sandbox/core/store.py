@@ -66,6 +66,7 @@ snapshots = sa.Table(
     sa.Column("environment", sa.String(64)),
     sa.Column("checkout", sa.String(64)),
     sa.Column("runtime", sa.String(80)),
+    sa.Column("digest", sa.String(64)),
     sa.Column("inputs", sa.JSON, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("expires", sa.Float, nullable=False),
