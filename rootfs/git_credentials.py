@@ -7,16 +7,18 @@ import netrc
 import os
 import pwd
 import ssl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pygit2
-from pygit2.enums import CredentialType
+from pygit2.enums import ConfigLevel, CredentialType
 
 from rootfs.git_errors import RepositoryError
 from rootfs.git_url import Source
+from rootfs.git_user import User
 
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _SSH_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
@@ -37,6 +39,12 @@ def prepare_library(connect_seconds: int = 20, silent_seconds: int = 120) -> Non
     pygit2.settings.server_connect_timeout = connect_seconds * 1000
     pygit2.settings.server_timeout = silent_seconds * 1000
     pygit2.settings.enable_fsync_gitdir(True)
+
+
+def forget_roots_settings() -> None:
+    """For the rest of this process, which works for another user: root has rewritten URLs and set proxies for himself alone."""
+    for level in (ConfigLevel.GLOBAL, ConfigLevel.XDG):
+        pygit2.settings.search_path[level] = "/nonexistent"
 
 
 def trust_bundle() -> str | None:
@@ -72,6 +80,9 @@ class Credentials:
             yield from self._passwords(url)
 
     def _ssh_logins(self, user: str) -> Iterator[Any]:
+        if self._source.user is not None:
+            yield from self._users_ssh_logins(user, self._source.user)
+            return
         if os.environ.get("SSH_AUTH_SOCK"):
             yield pygit2.KeypairFromAgent(user)
         for name in _SSH_KEYS:
@@ -80,24 +91,32 @@ class Credentials:
                 public = key.with_suffix(".pub")
                 yield pygit2.Keypair(user, str(public) if public.is_file() else None, str(key), "")
 
+    def _users_ssh_logins(self, login: str, user: User) -> Iterator[Any]:
+        """The keys of the user for whom this is fetched, read as he. His agent can't be reached from here."""
+        for name in _SSH_KEYS:
+            if key := user.read(user.home / ".ssh" / name):
+                yield pygit2.KeypairFromMemory(login, None, key.decode("ascii", "replace"), "")
+
     def _passwords(self, url: str) -> Iterator[Any]:
         host = host_of(url)
         source = self._source
         if (source.username or source.password) and host == source.host and _no_downgrade(source.location, url):
             # A token alone may stand in the place of the user: then the password is empty.
             yield pygit2.UserPass(source.username or "", source.password or "")
-        login = _netrc_login(host)
+        login = _users_netrc_login(source.user, host) if source.user else _netrc_login(home() / ".netrc", host)
         if login and not url.startswith("http://"):
             yield pygit2.UserPass(*login)
 
     def _refused(self, allowed: CredentialType) -> RepositoryError:
+        user = self._source.user
+        who, place = (user.name, user.home) if user else ("root", home())
         message = f"cannot log in to {self._source.location}: no credential was accepted"
         if allowed & CredentialType.SSH_KEY:
             return RepositoryError(
                 message,
-                f"give root an ssh agent or a key without passphrase as {home()}/.ssh/id_ed25519 that the server knows",
+                f"give {who} an ssh agent or a key without passphrase as {place}/.ssh/id_ed25519 that the server knows",
             )
-        return RepositoryError(message, f"put a token into {home()}/.netrc or into the URL (https://user:token@host/…)")
+        return RepositoryError(message, f"put a token into {place}/.netrc or into the URL (https://user:token@host/…)")
 
 
 def host_of(url: str) -> str | None:
@@ -111,9 +130,19 @@ def _no_downgrade(wanted: str, asked: str) -> bool:
     return not (wanted.startswith("https://") and asked.startswith("http://"))
 
 
-def _netrc_login(host: str | None) -> tuple[str, str] | None:
+def _users_netrc_login(user: User, host: str | None) -> tuple[str, str] | None:
+    text = user.read(user.home / ".netrc")
+    if text is None:
+        return None
+    with tempfile.NamedTemporaryFile(prefix="hutch-") as file:
+        file.write(text)
+        file.flush()
+        return _netrc_login(Path(file.name), host)
+
+
+def _netrc_login(path: Path, host: str | None) -> tuple[str, str] | None:
     try:
-        found = netrc.netrc(str(home() / ".netrc")).authenticators(host or "")
+        found = netrc.netrc(str(path)).authenticators(host or "")
     except (OSError, netrc.NetrcParseError):
         return None  # no file, or one that curl and git couldn't read either
     return (found[0], found[2]) if found else None

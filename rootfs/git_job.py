@@ -13,9 +13,11 @@ from typing import Any
 
 import pygit2
 
-from rootfs import git_mirror, git_result
-from rootfs.git_credentials import prepare_library
+from rootfs import git_mirror, git_result, git_url
+from rootfs.git_credentials import forget_roots_settings, prepare_library
 from rootfs.git_errors import FREE_SPACE, RepositoryError
+from rootfs.git_url import Source
+from rootfs.git_user import User
 
 
 def progress(text: str, done: int | None = None, total: int | None = None) -> None:
@@ -47,12 +49,19 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         why = f"the request lacks {', '.join(missing)}" if missing else f"there is no operation '{operation}'"
         raise RepositoryError(f"cannot run the git job: {why}", "see rootfs/README.md for what each operation needs")
     if operation == "fetch":
-        return git_mirror.fetch(Path(request["state"]), request["url"], request.get("ref"), progress)
+        return git_mirror.fetch(Path(request["state"]), _source(request), request.get("ref"), progress)
     if operation == "result":
         return git_result.result(git_result.Request.parse(request))
     if operation == "uncommitted":
-        return git_mirror.uncommitted(request["url"])
+        return git_mirror.uncommitted(_source(request))
     return git_result.drop(Path(request["mirror"]), request["task"])
+
+
+def _source(request: dict[str, Any]) -> Source:
+    uid = int(request.get("user") or 0)
+    if uid:
+        forget_roots_settings()
+    return git_url.parse(request["url"], User.of(uid) if uid else None)
 
 
 def main() -> int:

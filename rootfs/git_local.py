@@ -97,10 +97,15 @@ def uncommitted(repo: pygit2.Repository) -> str | None:
         changes = repo.status(untracked_files="normal", ignored=False)
     except (pygit2.GitError, UnicodeError, OSError):
         return f"could not see whether {repo.workdir} has uncommitted changes; they would not be part of the run"
+    return notice(len(changes), f" (for example {_printable(next(iter(changes)))})" if changes else "")
+
+
+def notice(changes: int, example: str = "") -> str | None:
+    """What to tell of so many uncommitted changes."""
     if not changes:
         return None
-    count = f"{len(changes)} uncommitted changes are" if len(changes) > 1 else "1 uncommitted change is"
-    return f"{count} not part of the run (for example {_printable(next(iter(changes)))}): commit first to include them"
+    count = f"{changes} uncommitted changes are" if changes > 1 else "1 uncommitted change is"
+    return f"{count} not part of the run{example}: commit first to include them"
 
 
 def _printable(name: str) -> str:

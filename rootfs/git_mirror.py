@@ -20,7 +20,7 @@ from typing import Any
 import pygit2
 from pygit2.enums import FileMode, RepositoryOpenFlag
 
-from rootfs import git_local, git_manifests, git_remote, git_url
+from rootfs import git_borrow, git_local, git_manifests, git_remote
 from rootfs.git_errors import Progress, RepositoryError
 from rootfs.git_remote import Head
 from rootfs.git_url import Source
@@ -32,13 +32,14 @@ _SHOWN_SUBMODULES = 10
 _SHALLOW = "objects/info/hutch-shallow"
 
 
-def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[str, Any]:
-    """Mirror `url` under `state`, resolve `ref` (None: the default branch) and describe both. The job's "fetch"."""
-    source = git_url.parse(url)
-    local = git_local.open_local(source) if source.path else None
-    shallow = git_local.shallow_commits(local) if local else b""
+def fetch(state: Path, source: Source, ref: str | None, progress: Progress) -> dict[str, Any]:
+    """Mirror `source` under `state`, resolve `ref` (None: the default branch) and describe both. The job's "fetch"."""
     home = state / "git" / source.key
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if source.borrowed:
+        shallow = _shallow_of(home / "mirror.git")  # what the last fetch found; the next tells itself
+    else:
+        shallow = git_local.shallow_commits(git_local.open_local(source)) if source.path else b""
     with locked(home / "lock"):
         repo, head = _updated(state, home / "mirror.git", source, shallow, progress)
         refs = listed(repo)
@@ -63,7 +64,7 @@ def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[st
         "commit": str(commit.id),
         "refs": refs,
         "notices": [notice for notice in notices if notice],
-        "local": local is not None,
+        "local": source.path is not None,
         "manifests": manifests,
         "default_manifests": default_manifests,
     }
@@ -90,7 +91,7 @@ def _updated(
     _sweep(mirror)
     progress(f"fetching {source.location}")
     head = git_remote.fetch(repo, source, progress)
-    _settle(repo, shallow)
+    _settle(repo, git_borrow.shallow(repo) if source.borrowed else shallow)
     return repo, head
 
 
@@ -129,7 +130,7 @@ def _cloned(
         repo = pygit2.init_repository(str(work / "mirror.git"), bare=True)
         git_remote.configure(repo, source)
         head = git_remote.fetch(repo, source, progress)
-        _settle(repo, shallow)
+        _settle(repo, git_borrow.shallow(repo) if source.borrowed else shallow)
         repo.free()
         if mirror.exists():
             _adopt_packs(mirror, work / "mirror.git")
@@ -294,7 +295,8 @@ def _blob(repo: pygit2.Repository, commit: Any, path: str) -> bytes:
     return entry.data[: 1 << 20] if isinstance(entry, pygit2.Blob) else b""
 
 
-def uncommitted(url: str) -> dict[str, str | None]:
+def uncommitted(source: Source) -> dict[str, str | None]:
     """What of a local repository is in no commit, as a notice. The job's "uncommitted"."""
-    source = git_url.parse(url)
+    if source.borrowed:
+        return {"notice": git_local.notice(git_borrow.uncommitted(source))}
     return {"notice": git_local.uncommitted(git_local.open_local(source)) if source.path else None}

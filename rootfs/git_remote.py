@@ -14,6 +14,7 @@ from typing import Any
 import pygit2
 from pygit2.enums import CredentialType, FetchPrune
 
+from rootfs import git_borrow
 from rootfs.git_credentials import Credentials
 from rootfs.git_errors import FREE_SPACE, Progress, RepositoryError
 from rootfs.git_url import Source
@@ -71,6 +72,11 @@ def configure(repo: pygit2.Repository, source: Source) -> None:
 
 def fetch(repo: pygit2.Repository, source: Source, progress: Progress) -> Head:
     """Bring the mirror's refs to what the remote has. RepositoryError when that fails."""
+    if source.borrowed:
+        target, commit, any_ref = git_borrow.heads(source)
+        if any_ref:
+            git_borrow.fetch(repo, source, [*_REFSPECS, *([f"+HEAD:{HEAD}"] if commit else [])], prune=True)
+        return Head(target, commit)
     try:
         return _fetch(repo, source, progress)
     except pygit2.GitError as error:
@@ -101,12 +107,15 @@ def fetch_one(repo: pygit2.Repository, source: Source, wanted: str, progress: Pr
     """Ask for one commit id or full ref name beyond branches and tags. False if the remote doesn't have or give it."""
     kept = f"refs/hutch/fetched/{wanted}"
     try:
+        if source.borrowed:
+            git_borrow.fetch(repo, source, [f"+{wanted}:{kept}"], prune=False)
+            return kept in repo.references
         remote = repo.remotes["origin"]
         remote.fetch(
             [f"+{wanted}:{kept}"], prune=FetchPrune.NO_PRUNE, callbacks=Callbacks(source, progress), proxy=True
         )
         return kept in repo.references
-    except (pygit2.GitError, ValueError, KeyError):
+    except (pygit2.GitError, RepositoryError, ValueError, KeyError):
         return False
 
 

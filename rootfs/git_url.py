@@ -6,10 +6,11 @@ Pure: must not touch the network or a file (but `realpath` for local paths), and
 import hashlib
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from rootfs.git_errors import RepositoryError
+from rootfs.git_user import User
 
 _SCP = re.compile(
     r"(?:(?P<user>[^@/:\s]+)@)?(?P<host>\[[0-9a-fA-F:.]+\]|[^@/:\s\[\]]+):(?P<path>(?!//|:).+)\Z", re.DOTALL
@@ -29,10 +30,22 @@ class Source:
     host: str | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    user: User | None = None  # for whom it is fetched, unless that is root
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether it lies on this host and is read as its user."""
+        return self.path is not None and self.user is not None
 
 
-def parse(text: str) -> Source:
-    """The repository that `text` names, or RepositoryError."""
+def parse(text: str, user: User | None = None) -> Source:
+    """The repository that `text` names, or RepositoryError. Of every user's his own mirror: what one of them may fetch, and what
+    his tasks made of it, is not for another."""
+    found = _parse(text)
+    return replace(found, user=user, key=_key(f"{user.uid} {found.key}")) if user else found
+
+
+def _parse(text: str) -> Source:
     if any(c < " " or c == "\x7f" for c in text) or not text.strip():
         raise RepositoryError("cannot use a repository URL that is empty or contains control characters", _HOW)
     if text.startswith("/"):

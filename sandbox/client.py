@@ -184,6 +184,15 @@ class Client(Caller):
         """Forget an environment and its snapshots."""
         self._stream("DELETE", f"/environments/{segment(name)}").read()
 
+    def share_environment(self, name: str, member: str, may: str) -> Environment:
+        """Let `user:NAME` or `group:NAME` of the host see, use or change an environment."""
+        body = {"member": member, "may": may}
+        return cast("Environment", self._json("POST", f"/environments/{segment(name)}/members", body))
+
+    def unshare_environment(self, name: str, member: str) -> Environment:
+        """Take that back."""
+        return cast("Environment", self._json("DELETE", f"/environments/{segment(name)}/members/{segment(member)}"))
+
     def reset_cache(self, name: str) -> Dropped:
         """Drop an environment's snapshots."""
         return cast("Dropped", self._json("DELETE", f"/environments/{segment(name)}/cache"))

@@ -50,7 +50,8 @@ def unreachable(path: str, error: OSError) -> DaemonUnreachable:
     """Why nothing answers behind the socket, and what to do about it."""
     if isinstance(error, PermissionError):
         return DaemonUnreachable(
-            f"no permission to use {path}", "run as root, or as a user who may write to that socket"
+            f"no permission to use {path}",
+            "run as root, or join its group: sudo usermod -aG hutch $USER, and log in again",
         )
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
         return DaemonUnreachable(f"the daemon is not running: nothing listens on {path}", "start it: hutch serve")

@@ -76,9 +76,13 @@ class TaskSpec(SettingsRequest, total=False):
 
 
 class Environment(TypedDict):
-    """Settings under a name. Times are ISO 8601."""
+    """Settings under a name, OWNER:NAME where it is another's. Times are ISO 8601.
+
+    `members`: [{"member": "user:NAME" or "group:NAME", "may": "see"|"use"|"change"}].
+    """
 
     name: str
+    members: list[dict[str, str]]
     settings: Settings
     created: str
     changed: str
@@ -219,6 +223,7 @@ class Task(TypedDict):
     queued, running, succeeded, failed, cancelled, timed_out, lost; exit_code is the agent command's."""
 
     id: str
+    owner: str
     state: str
     exit_code: int | None
     repo: str | None

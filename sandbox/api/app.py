@@ -28,6 +28,7 @@ from sandbox.api import (
     snapshot_routes,
     task_routes,
 )
+from sandbox.api.peers import Peer
 from sandbox.api.requests import CollectRequest
 from sandbox.api.resolving import first_error
 from sandbox.api.services import Services
@@ -40,7 +41,8 @@ _NOUNS = (
     cache_routes,
 )  # fmt: skip
 _STATUS = {
-    errors.BadRequest: 400, errors.NotFound: 404, errors.Conflict: 409, errors.Busy: 503, errors.NotStored: 507,
+    errors.BadRequest: 400, errors.Forbidden: 403, errors.NotFound: 404, errors.Conflict: 409, errors.Busy: 503,
+    errors.NotStored: 507,
 }  # fmt: skip
 
 
@@ -110,6 +112,7 @@ def _add_host_routes(app: FastAPI, services: Services) -> None:
         return JSONResponse({"checks": [asdict(check) for check in checks]})
 
     @app.post("/gc")
-    async def collect(body: CollectRequest) -> Response:
+    async def collect(body: CollectRequest, user: Peer) -> Response:
         """Drop expired snapshots, unused layers and old tasks, and what else is asked for."""
+        user.must_be_root("collect garbage of all users")
         return JSONResponse(await gc.collect(services.runtime, services.scheduler, body.wanted()))

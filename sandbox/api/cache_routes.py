@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
+from sandbox.api.peers import Peer
 from sandbox.api.services import Services
 
 
@@ -13,11 +14,13 @@ def add_routes(app: FastAPI, services: Services) -> None:
     egress = services.runtime.sandboxes.filter
 
     @app.get("/cache")
-    async def list_artifacts() -> Response:
+    async def list_artifacts(user: Peer) -> Response:
         """The downloads that the filter keeps, those used last first."""
+        user.must_be_root("list the downloads of all users")
         return JSONResponse(await egress.artifacts())
 
     @app.delete("/cache")
-    async def clear_artifacts() -> Response:
+    async def clear_artifacts(user: Peer) -> Response:
         """Drop them all; what that freed."""
+        user.must_be_root("drop the downloads of all users")
         return JSONResponse(await egress.clear_artifacts())

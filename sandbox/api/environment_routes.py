@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
+from sandbox.api.peers import Peer
 from sandbox.api.resolving import check, resolve
 from sandbox.api.services import Services
 from sandbox.api.settings import Settings, SettingsRequest, Strict
 from sandbox.core import settings
-from sandbox.core.environments import Environments
+from sandbox.core.access import LEVELS, Member
 from sandbox.core.settings import Layer
 
 
@@ -23,49 +24,65 @@ class EnvironmentRequest(Strict):
     settings: Settings = Field(default_factory=lambda: Settings.model_validate({}))
 
 
+class MemberRequest(Strict):
+    """A user or a group (`user:NAME` or `group:NAME`) of the host, and what it may do with an environment."""
+
+    member: Annotated[str, Field(max_length=300)]
+    may: Literal["see", "use", "change"] = "use"
+
+
 def add_routes(app: FastAPI, services: Services) -> None:
-    """Put the environments' routes into the application."""
-    runtime = services.runtime
-    environments = Environments(runtime.store)
+    """Put the environments' routes into the application. A NAME may be OWNER:NAME."""
+    runtime, environments = services.runtime, services.environments
 
     @app.get("/environments")
-    async def list_environments() -> Response:
-        """All environments, in the order of their names."""
-        return JSONResponse({"environments": [one.shown() for one in runtime.store.list_environments()]})
+    async def list_environments(user: Peer) -> Response:
+        """The environments that the user may see, in the order of their names."""
+        return JSONResponse({"environments": [one.shown(user.uid) for one in environments.of(user)]})
 
     @app.post("/environments", status_code=201)
-    async def create_environment(body: EnvironmentRequest) -> Response:
-        """Keep settings under a new name."""
+    async def create_environment(body: EnvironmentRequest, user: Peer) -> Response:
+        """Keep settings under a new name of the user's."""
         given = _sensible(body.name, body.settings)
-        return JSONResponse(environments.create(body.name, given).shown(), 201)
+        return JSONResponse(environments.create(user, body.name, given).shown(user.uid), 201)
 
     @app.post("/environments/effective")
-    async def show_effective(body: SettingsRequest) -> Response:
+    async def show_effective(body: SettingsRequest, user: Peer) -> Response:
         """What would hold for a task with these settings, and where each value is from."""
-        return JSONResponse(resolve(environments, body).shown(runtime.default_limits))
+        return JSONResponse(resolve(environments, user, body, "see").shown(runtime.default_limits))
 
     @app.get("/environments/{name}")
-    async def show_environment(name: str) -> Response:
+    async def show_environment(name: str, user: Peer) -> Response:
         """One environment."""
-        return JSONResponse(environments.get(name).shown())
+        return JSONResponse(environments.get(user, name, "see").shown(user.uid))
 
     @app.put("/environments/{name}")
-    async def replace_environment(name: str, body: Settings) -> Response:
+    async def replace_environment(name: str, body: Settings, user: Peer) -> Response:
         """Give an environment other settings: all of them."""
-        return JSONResponse(environments.replace(name, _sensible(name, body)).shown())
+        return JSONResponse(environments.replace(user, name, _sensible(name, body)).shown(user.uid))
 
     @app.delete("/environments/{name}", status_code=204)
-    async def remove_environment(name: str) -> Response:
+    async def remove_environment(name: str, user: Peer) -> Response:
         """Forget an environment and drop its snapshots."""
-        environments.remove(name)
-        await services.snapshots.reset(name)
+        await services.snapshots.reset(environments.remove(user, name).id)
         return Response(status_code=204)
 
+    @app.post("/environments/{name}/members")
+    async def share_environment(name: str, body: MemberRequest, user: Peer) -> Response:
+        """Let a user or a group see, use or change an environment."""
+        member = Member.named(body.member, body.may)
+        return JSONResponse(environments.share(user, name, member).shown(user.uid))
+
+    @app.delete("/environments/{name}/members/{member}")
+    async def unshare_environment(name: str, member: str, user: Peer) -> Response:
+        """Take that back."""
+        gone = Member.named(member, LEVELS[0])
+        return JSONResponse(environments.unshare(user, name, gone).shown(user.uid))
+
     @app.delete("/environments/{name}/cache")
-    async def reset_cache(name: str) -> Response:
+    async def reset_cache(name: str, user: Peer) -> Response:
         """Drop an environment's snapshots: its next task sets up from nothing."""
-        environments.get(name)
-        return JSONResponse(await services.snapshots.reset(name))
+        return JSONResponse(await services.snapshots.reset(environments.get(user, name, "change").id))
 
 
 def _sensible(name: str, given: Settings) -> dict[str, object]:

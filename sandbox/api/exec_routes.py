@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.background import BackgroundTask
 
+from sandbox.api.peers import Peer
 from sandbox.api.requests import ExecRequest, ResizeRequest, SignalRequest
 from sandbox.api.services import NDJSON, Services, encoded
 from sandbox.core import errors
@@ -16,9 +17,9 @@ def add_routes(app: FastAPI, services: Services) -> None:
     scheduler, execs = services.scheduler, services.execs
 
     @app.post("/tasks/{task}/exec")
-    async def start_exec(task: str, body: ExecRequest) -> Response:
+    async def start_exec(task: str, body: ExecRequest, user: Peer) -> Response:
         """Run a command in a running task; a stream of its output that ends in its exit code."""
-        found = scheduler.current(task)
+        found = services.task(user, task)
         run = scheduler.run_of(found.id)
         if run is None:
             raise errors.Conflict(f"task {found.id} has ended ({found.state})", "only a running task can be joined")

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from rootfs.image import check_name
+from sandbox.api.peers import Peer
 from sandbox.api.requests import BuildRequest, PullRequest
 from sandbox.api.services import NDJSON, Services, encoded
 from sandbox.core import runtimes
@@ -18,6 +19,7 @@ from sandbox.core.relay import Relays
 from sandbox.host import jobs
 from sandbox.host.errors import HostError
 
+_CHANGE: Final = "change the images that all users' tasks stand on"
 _IMAGE_TIMEOUT: Final = 6 * 3600.0
 
 
@@ -42,28 +44,32 @@ def add_routes(app: FastAPI, services: Services) -> None:
         return JSONResponse(runtime.layers.load(name).to_dict())
 
     @app.delete("/images/{name}", status_code=204)
-    async def remove_image(name: str) -> Response:
+    async def remove_image(name: str, user: Peer) -> Response:
         """Forget an image; its layers go with the next collection."""
+        user.must_be_root(_CHANGE)
         runtime.layers.remove(name)
         return Response(status_code=204)
 
     @app.post("/images/build")
-    async def build_image(body: BuildRequest) -> Response:
+    async def build_image(body: BuildRequest, user: Peer) -> Response:
         """Build an image from a recipe; a stream of progress lines that ends in the image's record."""
+        user.must_be_root(_CHANGE)
         check_name(body.name)
         job = {"state": str(runtime.state), "recipe": body.recipe, "name": body.name}
         return _job(services.relays, "rootfs.build_job", job)
 
     @app.post("/images/pull")
-    async def pull_image(body: PullRequest) -> Response:
+    async def pull_image(body: PullRequest, user: Peer) -> Response:
         """Fetch an image from a registry; a stream of progress lines that ends in the image's record."""
+        user.must_be_root(_CHANGE)
         check_name(body.name)
         job = {"state": str(runtime.state), "reference": body.reference, "name": body.name}
         return _job(services.relays, "rootfs.pull_job", job)
 
     @app.put("/images/{name}")
-    async def import_image(name: str, request: Request) -> Response:
+    async def import_image(name: str, request: Request, user: Peer) -> Response:
         """Import the archive in the request's body; a stream of progress lines that ends in the image's record."""
+        user.must_be_root(_CHANGE)
         check_name(name)
         stack = contextlib.ExitStack()
         try:

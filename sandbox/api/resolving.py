@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sandbox.api.requests import TaskRequest
 from sandbox.api.settings import MergedSettings, SettingsRequest
 from sandbox.core import cache, settings
+from sandbox.core.access import User
 from sandbox.core.environments import Environments, remote_key
 from sandbox.core.errors import BadRequest
 from sandbox.core.model import Environment, TaskSpec
@@ -30,7 +31,8 @@ class Resolved:
 
     settings: MergedSettings
     effective: Effective
-    environment: str | None
+    environment: Environment | None
+    user: User
 
     def shown(self, default: Limits) -> dict[str, Any]:
         """Everything that would hold, defaults too; `sources` has the paths of what is none."""
@@ -44,7 +46,8 @@ class Resolved:
             "limits": asdict(spec.limits or default),
             "cache": {"lifetime": cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime},
         }
-        return {"environment": self.environment, "settings": values, "sources": self._sources()}
+        name = self.environment.called(self.user.uid) if self.environment else None
+        return {"environment": name, "settings": values, "sources": self._sources()}
 
     def _sources(self) -> dict[str, str]:
         found = dict(self.effective.sources)
@@ -60,12 +63,13 @@ class Resolved:
         return found
 
 
-def resolve(environments: Environments, body: SettingsRequest) -> Resolved:
-    """Find the environment, lay the layers over each other, check what they make. Raises BadRequest, NotFound, Conflict."""
-    environment = _environment(environments, body)
+def resolve(environments: Environments, user: User, body: SettingsRequest, to: str) -> Resolved:
+    """Find the environment that the user wants to see or use, lay the layers over each other, check what they make. Raises
+    BadRequest, NotFound, Forbidden, Conflict."""
+    environment = _environment(environments, user, body, to)
     layers = []
     if environment is not None:
-        layers.append(Layer(f"environment {environment.name}", environment.settings))
+        layers.append(Layer(f"environment {environment.called(user.uid)}", environment.settings))
     if body.project is not None:
         _check_secrets(body, environment)
         layers.append(Layer(PROJECT, body.project.given()))
@@ -73,16 +77,22 @@ def resolve(environments: Environments, body: SettingsRequest) -> Resolved:
         layers.append(Layer(CHECKOUT, {"repo": body.checkout}))
     layers.append(Layer(REQUEST, body.given()))
     effective = settings.merge(layers)
-    return Resolved(check(effective), effective, environment.name if environment else None)
+    return Resolved(check(effective), effective, environment, user)
 
 
-def task_spec(environments: Environments, body: TaskRequest, default: Limits) -> TaskSpec:
-    """The task that a request asks for. Raises BadRequest, NotFound, Conflict."""
-    found = resolve(environments, body)
+def task_spec(environments: Environments, user: User, body: TaskRequest, default: Limits) -> TaskSpec:
+    """The task that a user's request asks for. Raises BadRequest, NotFound, Forbidden, Conflict."""
+    found = resolve(environments, user, body, "use")
     if body.ref and not found.settings.repo:
         raise BadRequest('"ref" goes with a "repo"', "hutch run --repo URL --ref REF")
     spec = found.settings.to_spec(default, tuple(body.command), body.ref)
-    return replace(spec, environment=found.environment, fresh=body.fresh)
+    spec = replace(spec, owner=user.uid, fresh=body.fresh)
+    if found.environment is None:
+        return spec
+    # An environment gives its owner's secrets to those who may use it; all others are the user's own.
+    lender, names = found.environment.owner, found.environment.settings.get("secrets", ())
+    lent = {name: lender for name in names if lender != user.uid}
+    return replace(spec, environment=found.environment.id, lent=lent)
 
 
 def check(effective: Effective) -> MergedSettings:
@@ -104,14 +114,14 @@ def first_error(errors: Any) -> tuple[str, str]:
     return place, str(first["msg"]).removeprefix("Value error, ")
 
 
-def _environment(environments: Environments, body: SettingsRequest) -> Environment | None:
+def _environment(environments: Environments, user: User, body: SettingsRequest, to: str) -> Environment | None:
     if body.environment == "":  # none, whatever there is
         return None
     name = body.environment or (body.project.environment if body.project else None)
     if name is not None:
-        return environments.get(name)
+        return environments.get(user, name, to)
     for url in (body.remote, body.repo):
-        if url and (found := environments.of_remote(url)) is not None:
+        if url and (found := environments.of_remote(user, url)) is not None:
             return found
     return None
 

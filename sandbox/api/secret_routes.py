@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from sandbox.api.peers import Peer
 from sandbox.api.services import Services
 from sandbox.core.network import PHASES
 from sandbox.core.secrets import PLAIN_PHASES, Grant
@@ -55,27 +56,27 @@ def add_routes(app: FastAPI, services: Services) -> None:
     secrets, tell = services.runtime.secrets, services.scheduler.secret_changed
 
     @app.get("/secrets")
-    async def list_secrets() -> Response:
-        """All secrets, without their values."""
-        return JSONResponse({"secrets": secrets.shown()})
+    async def list_secrets(user: Peer) -> Response:
+        """The user's secrets, without their values."""
+        return JSONResponse({"secrets": secrets.of(user.uid).shown()})
 
     @app.put("/secrets/{name}")
-    async def set_secret(name: str, body: SecretRequest) -> Response:
+    async def set_secret(name: str, body: SecretRequest, user: Peer) -> Response:
         """Make a secret, or replace it. In running tasks, too, it is used like this when this is answered."""
-        made = secrets.set(name, body.value.get_secret_value(), body.grant())
-        await tell(name)
+        made = secrets.of(user.uid).set(name, body.value.get_secret_value(), body.grant())
+        await tell(user.uid, name)
         return JSONResponse(made)
 
     @app.post("/secrets/{name}/rotate")
-    async def rotate_secret(name: str, body: RotateRequest) -> Response:
+    async def rotate_secret(name: str, body: RotateRequest, user: Peer) -> Response:
         """Give a secret another value. In running tasks, too, it is used when this is answered."""
-        made = secrets.rotate(name, body.value.get_secret_value())
-        await tell(name)
+        made = secrets.of(user.uid).rotate(name, body.value.get_secret_value())
+        await tell(user.uid, name)
         return JSONResponse(made)
 
     @app.delete("/secrets/{name}", status_code=204)
-    async def remove_secret(name: str) -> Response:
+    async def remove_secret(name: str, user: Peer) -> Response:
         """Forget a secret. No running task can use it any more when this is answered."""
-        secrets.remove(name)
-        await tell(name)
+        secrets.of(user.uid).remove(name)
+        await tell(user.uid, name)
         return Response(status_code=204)

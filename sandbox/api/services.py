@@ -9,7 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sandbox.core.access import User
+from sandbox.core.environments import Environments
 from sandbox.core.execs import Execs
+from sandbox.core.model import Task
 from sandbox.core.relay import Relays
 from sandbox.core.runtime import Runtime
 from sandbox.core.scheduler import Scheduler
@@ -27,6 +30,11 @@ class Services:
     execs: Execs
     relays: Relays
     snapshots: Snapshots
+    environments: Environments
+
+    def task(self, user: User, prefix: str) -> Task:
+        """A user's task by an unambiguous beginning of its id; to root, anybody's. Raises NotFound, BadRequest."""
+        return self.scheduler.current(prefix, user.owns)
 
 
 async def encoded(events: AsyncGenerator[dict[str, Any]], *first: dict[str, Any]) -> AsyncIterator[bytes]:

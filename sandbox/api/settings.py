@@ -161,7 +161,7 @@ class MergedSettings(Settings):
 class Project(Settings):
     """A project's hutch.toml. `environment`: the one whose settings lie below these."""
 
-    environment: str | None = Field(None, max_length=64)
+    environment: str | None = Field(None, max_length=128)
 
 
 class SettingsRequest(Settings):
@@ -171,7 +171,7 @@ class SettingsRequest(Settings):
     `checkout`, whose origin is `remote`, is the repository where the project or the environment is for it.
     """
 
-    environment: str | None = Field(None, max_length=64)
+    environment: str | None = Field(None, max_length=128)
     project: Project | None = None
     remote: str | None = Field(None, max_length=4096)
     checkout: str | None = Field(None, max_length=4096)

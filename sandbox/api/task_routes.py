@@ -8,41 +8,41 @@ from typing import Any, Literal
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
+from sandbox.api.peers import Peer
 from sandbox.api.requests import TaskRequest
 from sandbox.api.resolving import task_spec
 from sandbox.api.services import NDJSON, Services
 from sandbox.core import errors, journal
-from sandbox.core.environments import Environments
 
 
 def add_routes(app: FastAPI, services: Services) -> None:
     """Put the tasks' routes into the application."""
-    scheduler, environments = services.scheduler, Environments(services.runtime.store)
+    scheduler = services.scheduler
 
     @app.post("/tasks", status_code=202)
-    async def create_task(body: TaskRequest) -> Response:
+    async def create_task(body: TaskRequest, user: Peer) -> Response:
         """Accept a task."""
-        spec = task_spec(environments, body, services.runtime.default_limits)
-        services.runtime.secrets.check(spec.secrets)
+        spec = task_spec(services.environments, user, body, services.runtime.default_limits)
+        services.runtime.secrets.of(spec.owner, spec.lent).check(spec.secrets)
         for phase, setting in spec.network.items():
             services.runtime.ceiling.check(phase, setting)
         await services.runtime.bases.get(spec.image)  # an unknown image is told here or never
         return JSONResponse(scheduler.submit(spec).shown(), 202)
 
     @app.get("/tasks")
-    async def list_tasks() -> Response:
-        """All tasks, newest first."""
-        return JSONResponse({"tasks": [task.shown() for task in services.runtime.store.list_tasks()]})
+    async def list_tasks(user: Peer) -> Response:
+        """The user's tasks, newest first; to root, everybody's."""
+        return JSONResponse({"tasks": [task.shown() for task in services.runtime.store.list_tasks(user.owns)]})
 
     @app.get("/tasks/{task}")
-    async def show_task(task: str) -> Response:
+    async def show_task(task: str, user: Peer) -> Response:
         """One task."""
-        return JSONResponse(scheduler.current(task).shown())
+        return JSONResponse(services.task(user, task).shown())
 
     @app.get("/tasks/{task}/events")
-    async def events(task: str, follow: bool = False, only: Literal["network"] | None = None) -> Response:
+    async def events(task: str, user: Peer, follow: bool = False, only: Literal["network"] | None = None) -> Response:
         """The task's journal from its beginning; with `follow`, until its end. `only` leaves all other types out."""
-        found = scheduler.current(task)
+        found = services.task(user, task)
         run = scheduler.run_of(found.id) if follow else None
         path = scheduler.directory(found.id) / "events.ndjson"
 
@@ -56,9 +56,9 @@ def add_routes(app: FastAPI, services: Services) -> None:
         return StreamingResponse(journal.of_type(only, found_events) if only else found_events, media_type=NDJSON)
 
     @app.get("/tasks/{task}/diff")
-    async def diff(task: str) -> Response:
+    async def diff(task: str, user: Peer) -> Response:
         """The task's diff, as `git apply` takes it."""
-        found = scheduler.current(task)
+        found = services.task(user, task)
         if found.active:
             raise errors.Conflict(f"task {found.id} is {found.state}: it has no diff yet", "wait for its end")
         path = scheduler.directory(found.id) / "diff.patch"
@@ -67,12 +67,12 @@ def add_routes(app: FastAPI, services: Services) -> None:
         return FileResponse(path, media_type="text/x-diff")
 
     @app.post("/tasks/{task}/cancel", status_code=202)
-    async def cancel(task: str) -> Response:
+    async def cancel(task: str, user: Peer) -> Response:
         """End a task."""
-        return JSONResponse(scheduler.cancel(task).shown(), 202)
+        return JSONResponse(scheduler.cancel(services.task(user, task).id).shown(), 202)
 
     @app.delete("/tasks/{task}", status_code=204)
-    async def remove_task(task: str) -> Response:
+    async def remove_task(task: str, user: Peer) -> Response:
         """Forget a task that has ended."""
-        await scheduler.remove(task)
+        await scheduler.remove(services.task(user, task).id)
         return Response(status_code=204)

@@ -131,8 +131,11 @@ def show(client: Client, /, name: str | None, effective: bool, as_json: bool, **
     typed = settings(options)
     if name is not None and not effective and not typed:
         found = client.environment(name)
-        print_json(found) if as_json else print_line(env_text.to_toml(found["settings"]).rstrip("\n"))
-        return
+        if as_json:
+            return print_json(found)
+        for one in found["members"]:
+            print_line(f"# {one['member']} may {one['may']} it")
+        return print_line(env_text.to_toml(found["settings"]).rstrip("\n"))
     request = typed | ({"environment": name} if name else {})
     file = project.complete(request)
     with project.told_by_line(file):
@@ -257,6 +260,42 @@ def rm(client: Client, name: str, as_json: bool) -> None:
     client.remove_environment(name)
     if as_json:
         print_json({"removed": [name]})
+
+
+@env.command()
+@environment_argument
+@click.argument("member", metavar="user:NAME|group:NAME")
+@click.option("--may", type=click.Choice(("see", "use", "change")), default="use", show_default=True, help="How far.")
+@json_option
+@pass_client
+def share(client: Client, name: str, member: str, may: str, as_json: bool) -> None:
+    """Let a user or a group of this host see, use or change an environment of yours.
+
+    \b
+    see      its settings, and that it is there
+    use      run tasks in it, with its cached states; also with its secrets, of which a plain one can be read in setup
+    change   its settings, and drop its cached states; not give it secrets, remove it or share it
+
+    For them it is called OWNER:NAME, or NAME where they have none of that name themselves. Tasks stay with who ran them.
+
+    \b
+    Examples:
+      hutch env share web user:alice
+      hutch env share web group:developers --may change
+    """
+    shared = client.share_environment(name, member, may)
+    print_json(shared) if as_json else print_line(f"{member} may {may} {shared['name']}")
+
+
+@env.command()
+@environment_argument
+@click.argument("member", metavar="user:NAME|group:NAME")
+@json_option
+@pass_client
+def unshare(client: Client, name: str, member: str, as_json: bool) -> None:
+    """Take back what `hutch env share` gave. Tasks that run go on."""
+    left = client.unshare_environment(name, member)
+    print_json(left) if as_json else print_line(f"{member} has no part in {left['name']} any more")
 
 
 @env.command("reset-cache")

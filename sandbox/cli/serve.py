@@ -54,6 +54,9 @@ def _size_or_nothing(text: str) -> int:
     metavar="SIZE",
     help="Package downloads kept for all tasks (hutch cache), for example 2G; 0 keeps none.  [default: 10G]",
 )
+@click.option(
+    "--group", metavar="GROUP", help="Whose members may use the socket beside root.  [default: hutch, if there is one]"
+)
 @json_option
 @click.pass_context
 def serve(
@@ -65,12 +68,14 @@ def serve(
     max_tasks: int | None,
     hosts: Path | None,
     cache_size: int | None,
+    group: str | None,
     as_json: bool,
 ) -> None:
     """Run the daemon in the foreground, as root. SIGTERM or Ctrl-C ends its tasks in order and then the daemon.
 
     Several daemons can run side by side, each with a --state and a --socket of its own. Secrets and keys lie in the
-    state directory: only root should reach it.
+    state directory: only root should reach it. Whoever may use the socket has tasks, secrets and environments of his own;
+    root sees everybody's.
 
     \b
     Examples:
@@ -92,7 +97,7 @@ def serve(
         print_json({"state": str(state.absolute()), "socket": str(chosen), "pid": os.getpid()})
     # Only what was given is passed on: the daemon knows its own defaults.
     files = {"hosts": hosts and hosts.absolute(), "ceiling": ceiling and ceiling.absolute()}
-    given = {"private_names": private_names, "max_tasks": max_tasks, **files}
+    given = {"private_names": private_names, "max_tasks": max_tasks, "group": group, **files}
     options = {name: value for name, value in given.items() if value}
     if cache_size is not None:
         options["cache_size"] = cache_size

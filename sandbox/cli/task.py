@@ -201,6 +201,7 @@ def details(found: Task, now: datetime) -> list[tuple[str, str]]:
     code = found.get("exit_code")
     lines = [
         ("id", found["id"]),
+        ("owner", found["owner"]),
         ("state", found["state"] + (f", exit code {code}" if code is not None else "")),
         ("error", f"{error['message']} {error.get('remedy') or ''}".strip() if error else ""),
         ("repository", found["repo"] or ""),

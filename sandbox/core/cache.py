@@ -51,7 +51,7 @@ def inputs(
     """
     values = {
         "repo": repo_url,
-        "environment": spec.environment,
+        "environment": spec.scope,
         "image": image_digest,
         "setup": spec.setup,
         "maintenance": spec.maintenance,

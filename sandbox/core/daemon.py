@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import grp
 import logging
 import os
 import re
@@ -32,10 +33,12 @@ from rootfs.runtime_recipe import recipes
 from rootfs.store import Store as LayerStore
 from rootfs.tree import remove_tree
 from sandbox.api.app import make_app
+from sandbox.api.peers import PeerProtocol
 from sandbox.api.services import Services
 from sandbox.core import phases
 from sandbox.core.ceiling import Ceiling
 from sandbox.core.ceiling import load as load_ceiling
+from sandbox.core.environments import Environments
 from sandbox.core.errors import TaskError
 from sandbox.core.execs import Execs
 from sandbox.core.gc import keep_tidy
@@ -61,6 +64,7 @@ from sandbox.host.spawner import Spawners
 
 _log = logging.getLogger("hutch")
 _INIT: Final = ("/usr/bin/catatonit", "/usr/libexec/podman/catatonit", "/usr/libexec/catatonit/catatonit")
+GROUP: Final = "hutch"
 _MEMORY: Final = 8 << 30  # bytes a sandbox may use unless its task says otherwise, if the host has twice that
 _PROCESSES: Final = 4096
 _THREADS: Final = 64
@@ -78,18 +82,19 @@ class Settings:
     max_tasks: int = 64
     hosts: Path | None = None
     cache_size: int = 10 << 30  # bytes of package downloads that are kept; 0: none
+    group: str | None = None  # who may connect beside root; None: the group GROUP, if there is one
 
 
 def serve(
     state: Path, socket: Path, *, private_names: Sequence[str] = (), max_tasks: int = 64, hosts: Path | None = None,
-    ceiling: Path | None = None, cache_size: int = Settings.cache_size,
+    ceiling: Path | None = None, cache_size: int = Settings.cache_size, group: str | None = None,
 ) -> None:  # fmt: skip
     """Run the daemon in the foreground until SIGTERM or SIGINT. Raises TaskError, HostError or ImageError if it can't start."""
     logging.basicConfig(level=logging.INFO, format="hutch: %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     recipes()  # a file that is no recipe is told now, and not to a task
     limits = load_ceiling(ceiling).with_private(private_names)
-    settings = Settings(state, socket, limits, max_tasks, hosts, cache_size)
+    settings = Settings(state, socket, limits, max_tasks, hosts, cache_size, group)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS)), hard))
     uvloop.run(_serve(settings))
@@ -110,8 +115,8 @@ async def _serve(settings: Settings) -> None:
         await scheduler.recover()
         await asyncio.to_thread(_sweep, settings.state, runtime.layers, store.task_ids())
         stack.push_async_callback(scheduler.close)
-        services = Services(runtime, scheduler, Execs(), Relays(), Snapshots(runtime))
-        listener = stack.enter_context(_listen(settings.socket))
+        services = Services(runtime, scheduler, Execs(), Relays(), Snapshots(runtime), Environments(store))
+        listener = stack.enter_context(_listen(settings.socket, _group(settings.group)))
         await stack.enter_async_context(jobs.keep_ready("rootfs.git_job", _READY_JOBS))
         async with _api(services, listener):
             _log.info("serving on %s (state %s)", settings.socket, settings.state)
@@ -211,7 +216,7 @@ def _sweep(state: Path, layers: LayerStore, known: set[str]) -> None:
 @contextlib.asynccontextmanager
 async def _api(services: Services, listener: socket.socket) -> AsyncIterator[None]:
     config = uvicorn.Config(
-        make_app(services), log_level="warning", access_log=False, lifespan="off", http="httptools", ws="none",
+        make_app(services), log_level="warning", access_log=False, lifespan="off", http=PeerProtocol, ws="none",
         timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -224,9 +229,21 @@ async def _api(services: Services, listener: socket.socket) -> AsyncIterator[Non
         await serving
 
 
+def _group(name: str | None) -> int | None:
+    """The id of the group whose members may connect. Raises TaskError for one that was asked for and isn't there."""
+    try:
+        return grp.getgrnam(name or GROUP).gr_gid
+    except KeyError:
+        if name is None:
+            return None
+        raise TaskError(f"cannot serve the group {name}: there is none", f"groupadd --system {name}") from None
+
+
 @contextlib.contextmanager
-def _listen(path: Path) -> Iterator[socket.socket]:
-    """A Unix socket that only root may connect to. A stale one is replaced; a live one, or what is no socket, never."""
+def _listen(path: Path, group: int | None) -> Iterator[socket.socket]:
+    """A Unix socket that only root, and the members of `group`, may connect to. A stale one is replaced; a live one, or what is
+    no socket, never.
+    """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     with listener:
@@ -244,6 +261,9 @@ def _listen(path: Path) -> Iterator[socket.socket]:
             listener.bind(str(path))
         finally:
             os.umask(previous)
+        if group is not None:
+            os.chown(path, 0, group)
+            path.chmod(0o660)
         listener.listen(1024)
         try:
             yield listener

@@ -25,6 +25,10 @@ class BadRequest(TaskError):
     """The request is wrong and stays wrong."""
 
 
+class Forbidden(TaskError):
+    """What was asked for is not for him who asked."""
+
+
 class NotFound(TaskError):
     """There is no such thing."""
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from sandbox.core.access import Member, full_name, name_of, shown_scope
 from sandbox.core.network import DEFAULTS, PHASES, NetworkSpec
 from sandbox.host.cgroup_layout import Limits
 
@@ -39,7 +40,8 @@ class TaskSpec:
 
     `network` has the setting of each of PHASES. `setup`: None is automatic, "" is none. `secret_paths`: where setup may leave
     plain secrets. `cache_lifetime`, in seconds: None the daemon's, 0 no cache; `fresh`: setup runs though there is a snapshot,
-    and makes a new one.
+    and makes a new one. `owner`: the uid of who asked; `environment`: the id of one, which may be another's; `lent`: the uid
+    whose secret it is, for those that aren't the owner's.
     """
 
     command: tuple[str, ...]
@@ -58,11 +60,18 @@ class TaskSpec:
     cache_lifetime: float | None = None
     fresh: bool = False
     runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> version
+    owner: int = 0
+    lent: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def caches(self) -> bool:
         """Whether setup's result may be kept for other tasks."""
         return self.cache_lifetime != 0
+
+    @property
+    def scope(self) -> str | None:
+        """Who shares its snapshots: those who may use its environment; without one its owner alone. None is root."""
+        return self.environment or (f"{self.owner}:" if self.owner else None)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON types."""
@@ -137,7 +146,8 @@ class Task:
             "repo": without_login(self.spec.repo) if self.spec.repo else None,
             "ref": self.spec.ref,
             "commit": self.commit,
-            "environment": self.spec.environment,
+            "owner": name_of("user", self.spec.owner),
+            "environment": shown_scope(self.spec.environment, self.spec.owner),
             "image": self.spec.image,
             "command": list(self.spec.command),
             "secrets": list(self.spec.secrets),
@@ -160,18 +170,33 @@ class Task:
 
 @dataclass(frozen=True)
 class Environment:
-    """Settings under a name. `remote`: which repository it is for, the same for all spellings of its URL."""
+    """Settings under a name. `remote`: which repository it is for, the same for all spellings of its URL.
 
+    `owner` is a uid; the name is unique among his.
+    """
+
+    owner: int
     name: str
     settings: Mapping[str, Any]
     remote: str | None
     created: str
     changed: str
+    members: tuple[Member, ...] = ()
 
-    def shown(self) -> dict[str, Any]:
-        """The environment as the API shows it."""
+    @property
+    def id(self) -> str:
+        """What tasks and snapshots know it by."""
+        return f"{self.owner}:{self.name}"
+
+    def called(self, uid: int) -> str:
+        """Its name for this user."""
+        return full_name(self.owner, self.name, uid)
+
+    def shown(self, uid: int) -> dict[str, Any]:
+        """The environment as the API shows it to a user."""
         return {
-            "name": self.name,
+            "name": self.called(uid),
+            "members": [member.shown() for member in self.members],
             "settings": dict(self.settings),
             "created": self.created,
             "changed": self.changed,
@@ -202,8 +227,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Secret:
-    """A secret as the store has it: its value sealed, the phases it is for, and how it may be used (see core/secrets.py)."""
+    """A secret as the store has it: its value sealed, the phases it is for, and how it may be used (see core/secrets.py).
 
+    `owner` is a uid; the name is unique among his.
+    """
+
+    owner: int
     name: str
     sealed: bytes = field(repr=False)
     phases: list[str]

@@ -72,8 +72,9 @@ class PhaseContext:
         self.base = self.policies.base = base
         self._source = source
         names = self._task.spec.secrets
-        self.placeholders = {phase: self._runtime.secrets.placeholders(names, phase) for phase in PHASES}
-        self.values = self._runtime.secrets.plain(names)
+        secrets = self._runtime.secrets.of(self._task.spec.owner, self._task.spec.lent)
+        self.placeholders = {phase: secrets.placeholders(names, phase) for phase in PHASES}
+        self.values = secrets.plain(names)
         self._journal.hiding = Hiding(value for values in self.values.values() for value in values.values())
         self._layers = [self._runtime.layers.layer_path(layer) for layer in base.layers]
 

@@ -128,7 +128,8 @@ async def policy_of(
 ) -> dict[str, Any]:
     """What the filter is told for a phase with this setting: with the values of secrets, so for it alone."""
     registries = await _registries(runtime, spec, task, base)
-    return network.policy(phase, spec, runtime.ceiling.deny, registries, runtime.secrets.granted(task.secrets, phase))
+    granted = runtime.secrets.of(task.owner, task.lent).granted(task.secrets, phase)
+    return network.policy(phase, spec, runtime.ceiling.deny, registries, granted)
 
 
 async def _registries(runtime: Runtime, spec: NetworkSpec, task: TaskSpec, base: Base | None) -> tuple[str, ...]:

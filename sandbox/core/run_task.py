@@ -212,7 +212,7 @@ class TaskRun:
             return "the cache is off"
         if spec.fresh:
             return "asked to start from nothing"
-        return cache.explain_miss(parts, self._runtime.store.latest_snapshot(url, spec.environment))
+        return cache.explain_miss(parts, self._runtime.store.latest_snapshot(url, spec.scope))
 
     def _say_cache(self, hit: bool, key: str, reason: str) -> None:
         self._change(cache={"hit": hit, "key": key, "reason": reason})

@@ -86,10 +86,12 @@ class Scheduler:
         """The run of a task that has not ended."""
         return self._runs.get(identity)
 
-    def current(self, identity: str) -> Task:
-        """A task by an unambiguous prefix of its id. Raises NotFound."""
+    def current(self, identity: str, owner: int | None = None) -> Task:
+        """A task of `owner`'s (None: of anybody's) by an unambiguous prefix of its id. Raises NotFound."""
         run = self._runs.get(identity)
-        return run.task if run else self._runtime.store.task(identity)
+        if run is not None and owner in (None, run.task.spec.owner):
+            return run.task
+        return self._runtime.store.task(identity, owner)
 
     def cancel(self, identity: str) -> Task:
         """End a task; does nothing for one that has ended."""
@@ -99,9 +101,10 @@ class Scheduler:
             run.end("cancelled")
         return task
 
-    async def secret_changed(self, name: str) -> None:
+    async def secret_changed(self, owner: int, name: str) -> None:
         """Let the tasks that were given this secret use it as it is now. Raises the first failure, after all were told."""
-        given = [run for run in self._runs.values() if name in run.task.spec.secrets]
+        specs = ((run, run.task.spec) for run in self._runs.values())
+        given = [run for run, spec in specs if name in spec.secrets and spec.lent.get(name, spec.owner) == owner]
         told = await asyncio.gather(*(run.context.policies.secrets_changed() for run in given), return_exceptions=True)
         if failure := next((result for result in told if result is not None), None):
             raise failure

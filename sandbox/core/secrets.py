@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from proxy.credentials import BadCredential, parse_credential, stands_for
 from proxy.placeholders import make_placeholder
-from sandbox.core.errors import BadRequest, NotFound
+from sandbox.core.errors import BadRequest, Conflict, NotFound
 from sandbox.core.hiding import LEAST
 from sandbox.core.model import Secret, now
 from sandbox.core.network import PHASES
@@ -25,6 +26,8 @@ from sandbox.core.store import Store
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 PLAIN_PHASES: Final = ("setup", "maintenance")
 _MOST: Final = 64 << 10  # bytes: with its name, what Linux takes as one variable
+_MOST_SECRETS: Final = 1000  # of one user
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
 _REMEDY: Final = "hutch secret set --help tells what can be brokered"
 
 
@@ -42,22 +45,31 @@ class Grant:
 
 
 class Secrets:
-    """The secrets of this installation."""
+    """The secrets of one user, among them those that others lent him: with `lent`, by their names, whose they are."""
 
-    def __init__(self, store: Store, sealer: Sealer) -> None:
+    def __init__(self, store: Store, sealer: Sealer, owner: int = 0, lent: Mapping[str, int] = _NONE) -> None:
         self._store = store
         self._sealer = sealer
+        self._owner = owner
+        self._lent = lent
+
+    def of(self, owner: int, lent: Mapping[str, int] = _NONE) -> Secrets:
+        """Those of another user (a uid)."""
+        return Secrets(self._store, self._sealer, owner, lent)
 
     def set(self, name: str, value: str, grant: Grant) -> dict[str, Any]:
         """Make a secret, or replace it; as `shown` has it. Raises BadRequest with the reason, without the value."""
-        previous = self._store.secret(name)
+        previous = self._known(name)
+        if previous is None and len(self._store.list_secrets(self._owner)) >= _MOST_SECRETS:
+            raise Conflict(f"cannot keep more than {_MOST_SECRETS} secrets of one user", "hutch secret rm NAME")
         if grant.hosts:
             broker = _checked(name, lambda: _broker(name, value, _placeholder(previous, value), grant))
         else:
             _check_plain(name, value, grant)
             broker = {}
         created = previous.created if previous else now()
-        secret = Secret(name, self._sealer.seal(name, value), list(grant.phases), broker, created, now())
+        sealed = self._sealer.seal(_label(self._owner, name), value)
+        secret = Secret(self._owner, name, sealed, list(grant.phases), broker, created, now())
         self._store.put_secret(secret)
         return _shown(secret)
 
@@ -69,22 +81,25 @@ class Secrets:
         else:
             _check_plain(name, value, Grant((), phases=tuple(secret.phases)))
             broker = {}
-        secret = replace(secret, sealed=self._sealer.seal(name, value), broker=broker, changed=now())
+        secret = replace(
+            secret, sealed=self._sealer.seal(_label(secret.owner, name), value), broker=broker, changed=now()
+        )
         self._store.put_secret(secret)
         return _shown(secret)
 
     def remove(self, name: str) -> None:
         """Forget a secret. Raises NotFound."""
-        self._store.remove_secret(self._find(name).name)
+        found = self._find(name)
+        self._store.remove_secret(found.owner, found.name)
 
     def shown(self) -> list[dict[str, Any]]:
         """All secrets, in the order of their names, as the API shows them."""
-        return [_shown(secret) for secret in self._store.list_secrets()]
+        return [_shown(secret) for secret in self._store.list_secrets(self._owner)]
 
     def check(self, names: Iterable[str]) -> None:
         """Raise BadRequest for a name that no secret has."""
         for name in names:
-            if self._store.secret(name) is None:
+            if self._known(name) is None:
                 raise BadRequest(f"there is no secret {name!r}", f"make it: hutch secret set {name} --for HOST")
 
     def placeholders(self, names: Iterable[str], phase: str) -> dict[str, str]:
@@ -97,7 +112,7 @@ class Secrets:
     def plain(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         """The values of the plain ones among these, by phase and name. Raises NotFound."""
         found = [secret for name in names if not (secret := self._find(name)).broker]
-        values = {secret.name: self._sealer.open(secret.name, secret.sealed) for secret in found}
+        values = {secret.name: self._open(secret) for secret in found}
         return {phase: {one.name: values[one.name] for one in found if phase in one.phases} for phase in PLAIN_PHASES}
 
     def fingerprint(self, values: Mapping[str, str]) -> str:
@@ -106,17 +121,28 @@ class Secrets:
 
     def granted(self, names: Iterable[str], phase: str) -> list[dict[str, Any]]:
         """What the filter is told for such a phase, with the values. One that isn't there any more is left out."""
-        found = [secret for name in names if (secret := self._store.secret(name)) is not None]
+        found = [secret for name in names if (secret := self._known(name)) is not None]
         return [self._wire(secret) for secret in found if secret.broker and phase in secret.phases]
 
     def _wire(self, secret: Secret) -> dict[str, Any]:
-        return {"name": secret.name, "value": self._sealer.open(secret.name, secret.sealed), **secret.broker}
+        return {"name": secret.name, "value": self._open(secret), **secret.broker}
+
+    def _open(self, secret: Secret) -> str:
+        return self._sealer.open(_label(secret.owner, secret.name), secret.sealed)
+
+    def _known(self, name: str) -> Secret | None:
+        return self._store.secret(self._lent.get(name, self._owner), name)
 
     def _find(self, name: str) -> Secret:
-        secret = self._store.secret(name)
+        secret = self._known(name)
         if secret is None:
             raise NotFound(f"there is no secret {name!r}", "hutch secret ls shows what there is")
         return secret
+
+
+def _label(owner: int, name: str) -> str:
+    """What a value is sealed for: under another one it can't be opened."""
+    return f"{owner}:{name}" if owner else name
 
 
 def _broker(name: str, value: str, placeholder: str, grant: Grant) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.core import cache, gc, phases
+from sandbox.core.access import User, shown_scope
+from sandbox.core.environments import Environments
 from sandbox.core.errors import BadRequest, NotFound
 from sandbox.core.model import Snapshot, TaskSpec, without_login
 from sandbox.core.phases import PhaseContext
@@ -40,7 +42,7 @@ async def build_snapshot(
         layer=layer,
         repo=source.url if source else None,
         commit=source.default_commit if source else None,
-        environment=spec.environment,
+        environment=spec.scope,
         checkout=source.default_checkout if source else None,
         inputs=dict(inputs),
         created=created,
@@ -63,54 +65,68 @@ class Snapshots:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._environments = Environments(runtime.store)
         self._sizes: dict[str, int] = {}  # bytes by layer: one never changes
 
-    async def shown(self) -> list[dict[str, Any]]:
-        """All of them, newest first, as the API shows them."""
+    async def shown(self, user: User) -> list[dict[str, Any]]:
+        """Those that a user may see, newest first, as the API shows them."""
         await self._runtime.kept()
-        found = self._runtime.store.list_snapshots()
-        used, keys = self._runtime.layers_in_use(), self._runtime.store.cache_keys()
-        return [await self._shown(one, used, keys) for one in found]
+        keys = self._runtime.store.cache_keys()
+        return [await self._shown(one, user, keys) for one in self._of(user)]
 
-    async def show(self, prefix: str) -> dict[str, Any]:
+    async def show(self, user: User, prefix: str) -> dict[str, Any]:
         """One, by an unambiguous beginning of its id. Raises NotFound, BadRequest."""
         await self._runtime.kept()
-        return await self._shown(self._find(prefix), self._runtime.layers_in_use(), self._runtime.store.cache_keys())
+        return await self._shown(self._find(user, prefix), user, self._runtime.store.cache_keys())
 
-    async def remove(self, prefix: str) -> dict[str, int]:
-        """Drop one. Raises NotFound, BadRequest."""
+    async def remove(self, user: User, prefix: str) -> dict[str, int]:
+        """Drop one. Raises NotFound, BadRequest, Forbidden."""
         await self._runtime.kept()
-        return await gc.drop(self._runtime, [self._find(prefix)])
+        found = self._find(user, prefix)
+        if found.runtime:
+            user.must_be_root("drop the layer of a language runtime, which all tasks share")
+        elif name := shown_scope(found.environment, user.uid):
+            self._environments.get(user, name, "change")
+        return await gc.drop(self._runtime, [found])
 
     async def reset(self, environment: str) -> dict[str, int]:
-        """Drop those of an environment; returns how many, and the bytes freed."""
+        """Drop those of an environment, by its id; returns how many, and the bytes freed."""
         await self._runtime.kept()
         return await gc.drop(
             self._runtime, [one for one in self._runtime.store.list_snapshots() if one.environment == environment]
         )
 
-    def _find(self, prefix: str) -> Snapshot:
-        found = [one for one in self._runtime.store.list_snapshots() if one.id.startswith(prefix)]
+    def _of(self, user: User) -> list[Snapshot]:
+        return [one for one in self._runtime.store.list_snapshots() if self._may_see(user, one)]
+
+    def _may_see(self, user: User, one: Snapshot) -> bool:
+        if user.is_root or one.runtime:
+            return True
+        owner, _, name = (one.environment or "0:").partition(":")
+        return self._environments.by_id(user, f"{owner}:{name}") is not None if name else int(owner) == user.uid
+
+    def _find(self, user: User, prefix: str) -> Snapshot:
+        found = [one for one in self._of(user) if one.id.startswith(prefix)]
         if not found:
             raise NotFound(f"there is no snapshot {prefix!r}", "hutch snapshot ls shows what there is")
         if len(found) > 1:
             raise BadRequest(f"the snapshot id {prefix!r} is ambiguous", "give more of its letters")
         return found[0]
 
-    async def _shown(self, one: Snapshot, used: set[str], keys: Mapping[str, int]) -> dict[str, Any]:
+    async def _shown(self, one: Snapshot, user: User, keys: Mapping[str, int]) -> dict[str, Any]:
         if one.layer not in self._sizes and self._runtime.layers.has_layer(one.layer):
             self._sizes[one.layer] = await asyncio.to_thread(self._runtime.layers.layer_size, one.layer)
         return {
             "id": one.id[:12],
             "key": one.key,
-            "environment": one.environment,
+            "environment": shown_scope(one.environment, user.uid),
             "runtime": one.runtime,
             "repo": without_login(one.repo) if one.repo else None,
             "commit": one.commit,
             "created": _time(one.created),
             "expires": _time(one.expires),
             "bytes": self._sizes.get(one.layer),
-            "in_use": one.layer in used,
+            "in_use": one.layer in self._runtime.layers_in_use(),
             "tasks": keys.get(one.key, 0),
         }
 

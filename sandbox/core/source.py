@@ -52,7 +52,7 @@ class Source:
 
 async def fetch(state: Path, spec: TaskSpec, progress: Callable[[str], None]) -> Source:
     """Fetch the task's repository into its mirror. Raises JobFailed in the words of the one who must act."""
-    request = {"op": "fetch", "state": str(state), "url": spec.repo, "ref": spec.ref}
+    request = {"op": "fetch", "state": str(state), "url": spec.repo, "ref": spec.ref, "user": spec.owner}
     result: dict[str, object] = {}
     told = ""
     async with contextlib.aclosing(jobs.lines("rootfs.git_job", request, FETCH_TIMEOUT)) as messages:
@@ -93,4 +93,5 @@ def _parse(found: Mapping[str, object]) -> Source:
 
 async def uncommitted(spec: TaskSpec) -> str | None:
     """A notice when a local repository has changes that are in no commit."""
-    return (await jobs.run("rootfs.git_job", {"op": "uncommitted", "url": spec.repo}, FETCH_TIMEOUT)).get("notice")
+    request = {"op": "uncommitted", "url": spec.repo, "user": spec.owner}
+    return (await jobs.run("rootfs.git_job", request, FETCH_TIMEOUT)).get("notice")

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from sandbox.core.access import Member
 from sandbox.core.errors import BadRequest, NotFound, NotStored
 from sandbox.core.model import ACTIVE, Environment, Phase, Secret, Snapshot, Task, TaskSpec
 
@@ -26,6 +27,7 @@ tasks = sa.Table(
     "tasks",
     metadata,
     sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("owner", sa.Integer, nullable=False, index=True),
     sa.Column("spec", sa.JSON, nullable=False),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("created", sa.String(32), nullable=False, index=True),
@@ -74,6 +76,7 @@ snapshots = sa.Table(
 secrets = sa.Table(
     "secrets",
     metadata,
+    sa.Column("owner", sa.Integer, primary_key=True),
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("sealed", sa.LargeBinary, nullable=False),
     sa.Column("phases", sa.JSON, nullable=False),
@@ -84,7 +87,9 @@ secrets = sa.Table(
 environments = sa.Table(
     "environments",
     metadata,
+    sa.Column("owner", sa.Integer, primary_key=True),
     sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("members", sa.JSON, nullable=False),
     sa.Column("settings", sa.JSON, nullable=False),
     sa.Column("remote", sa.Text),
     sa.Column("created", sa.String(32), nullable=False),
@@ -128,7 +133,8 @@ class Store:
     def add_task(self, task: Task) -> None:
         """Store a new task with its first attempt and turn."""
         with self._writing() as db:
-            db.execute(_INSERT_TASK, {"id": task.id, "spec": task.spec.to_json(), **_fields(task, _TASK_FIELDS)})
+            own = {"id": task.id, "owner": task.spec.owner, "spec": task.spec.to_json()}
+            db.execute(_INSERT_TASK, {**own, **_fields(task, _TASK_FIELDS)})
             db.execute(_INSERT_ATTEMPT, {"task": task.id, "number": 1})
             db.execute(_INSERT_TURN, {"task": task.id, "attempt": 1, "number": 1, **_turn(task)})
 
@@ -143,18 +149,20 @@ class Store:
         with self._writing() as db:
             db.execute(_UPDATE_SPEC, {"_id": identity, "spec": spec.to_json()})
 
-    def task(self, prefix: str) -> Task:
-        """The task whose id begins with `prefix`. Raises NotFound, or BadRequest when there are several."""
-        found = self._tasks(tasks.c.id.startswith(prefix, autoescape=True), 2)
+    def task(self, prefix: str, owner: int | None = None) -> Task:
+        """The task whose id begins with `prefix`, of those of `owner` (None: of all). Raises NotFound, or BadRequest when there
+        are several."""
+        begins = tasks.c.id.startswith(prefix, autoescape=True)
+        found = self._tasks(sa.and_(begins, _of_owner(owner)), 2)
         if not found:
             raise NotFound(f"there is no task {prefix!r}", "hutch task ls shows what there is")
         if len(found) > 1 and found[0].id != prefix:
             raise BadRequest(f"the task id {prefix!r} is ambiguous", "give more of its letters")
         return found[0]
 
-    def list_tasks(self, limit: int = 1000) -> list[Task]:
-        """All tasks, newest first."""
-        return self._tasks(sa.true(), limit)
+    def list_tasks(self, owner: int | None = None, limit: int = 1000) -> list[Task]:
+        """The tasks of `owner` (None: of all), newest first."""
+        return self._tasks(_of_owner(owner), limit)
 
     def task_ids(self) -> set[str]:
         """The ids of all tasks."""
@@ -195,11 +203,11 @@ class Store:
         )
         return next(iter(self._snapshots(live)), None)
 
-    def latest_snapshot(self, repo: str | None, environment: str | None) -> Snapshot | None:
-        """The newest snapshot of a repository in an environment, whatever its key; to explain a miss."""
+    def latest_snapshot(self, repo: str | None, scope: str | None) -> Snapshot | None:
+        """The newest snapshot of a repository in a scope, whatever its key; to explain a miss."""
         same = sa.and_(
             snapshots.c.repo.is_not_distinct_from(repo),
-            snapshots.c.environment.is_not_distinct_from(environment),
+            snapshots.c.environment.is_not_distinct_from(scope),
             snapshots.c.runtime.is_(None),
         )
         return next(iter(self._snapshots(same)), None)
@@ -214,42 +222,43 @@ class Store:
             db.execute(snapshots.delete().where(snapshots.c.id == identity))
 
     def put_secret(self, secret: Secret) -> None:
-        """Store a secret, in place of one of its name."""
+        """Store a secret, in place of one of its owner and name."""
         with self._writing() as db:
-            db.execute(secrets.delete().where(secrets.c.name == secret.name))
+            db.execute(secrets.delete().where(_named(secrets, secret.owner, secret.name)))
             db.execute(secrets.insert().values(**asdict(secret)))
 
-    def secret(self, name: str) -> Secret | None:
-        """The secret of this name."""
-        return next(iter(self._secrets(secrets.c.name == name)), None)
+    def secret(self, owner: int, name: str) -> Secret | None:
+        """The secret of this owner and name."""
+        return next(iter(self._secrets(_named(secrets, owner, name))), None)
 
-    def list_secrets(self) -> list[Secret]:
-        """All secrets, in the order of their names."""
-        return self._secrets(sa.true())
+    def list_secrets(self, owner: int) -> list[Secret]:
+        """The secrets of an owner, in the order of their names."""
+        return self._secrets(secrets.c.owner == owner)
 
-    def remove_secret(self, name: str) -> None:
+    def remove_secret(self, owner: int, name: str) -> None:
         """Forget a secret."""
         with self._writing() as db:
-            db.execute(secrets.delete().where(secrets.c.name == name))
+            db.execute(secrets.delete().where(_named(secrets, owner, name)))
 
     def put_environment(self, environment: Environment) -> None:
-        """Store an environment, in place of one of its name."""
+        """Store an environment, in place of one of its owner and name."""
+        values = {**asdict(environment), "members": [member.to_json() for member in environment.members]}
         with self._writing() as db:
-            db.execute(environments.delete().where(environments.c.name == environment.name))
-            db.execute(environments.insert().values(**asdict(environment)))
+            db.execute(environments.delete().where(_named(environments, environment.owner, environment.name)))
+            db.execute(environments.insert().values(**values))
 
-    def environment(self, name: str) -> Environment | None:
-        """The environment of this name."""
-        return next(iter(self._environments(environments.c.name == name)), None)
+    def environment(self, owner: int, name: str) -> Environment | None:
+        """The environment of this owner and name."""
+        return next(iter(self._environments(_named(environments, owner, name))), None)
 
     def list_environments(self) -> list[Environment]:
         """All environments, in the order of their names."""
         return self._environments(sa.true())
 
-    def remove_environment(self, name: str) -> None:
+    def remove_environment(self, owner: int, name: str) -> None:
         """Forget an environment."""
         with self._writing() as db:
-            db.execute(environments.delete().where(environments.c.name == name))
+            db.execute(environments.delete().where(_named(environments, owner, name)))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -282,9 +291,18 @@ class Store:
             return [Secret(**row) for row in db.execute(query).mappings()]
 
     def _environments(self, condition: sa.ColumnElement[bool]) -> list[Environment]:
-        query = sa.select(environments).where(condition).order_by(environments.c.name)
+        query = sa.select(environments).where(condition).order_by(environments.c.name, environments.c.owner)
         with self._engine.connect() as db:
-            return [Environment(**row) for row in db.execute(query).mappings()]
+            rows = db.execute(query).mappings().all()
+        return [Environment(**{**row, "members": tuple(Member(**one) for one in row["members"])}) for row in rows]
+
+
+def _of_owner(owner: int | None) -> sa.ColumnElement[bool]:
+    return sa.true() if owner is None else tasks.c.owner == owner
+
+
+def _named(table: sa.Table, owner: int, name: str) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.owner == owner, table.c.name == name)
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

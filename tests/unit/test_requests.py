@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from sandbox.api.requests import ExecRequest, TaskRequest
 from sandbox.api.resolving import task_spec
+from sandbox.core.access import ROOT
 from sandbox.core.environments import Environments
 from sandbox.core.errors import BadRequest
 from sandbox.core.model import TaskSpec
@@ -30,7 +31,7 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environme
 @pytest.fixture
 def spec_of(environments: Environments) -> Callable[[Mapping[str, Any]], TaskSpec]:
     """The task that a request makes."""
-    return lambda request: task_spec(environments, TaskRequest.model_validate(request), DEFAULT)
+    return lambda request: task_spec(environments, ROOT, TaskRequest.model_validate(request), DEFAULT)
 
 
 type SpecOf = Callable[[Mapping[str, Any]], TaskSpec]

@@ -15,6 +15,9 @@ from fastapi import FastAPI
 
 from rootfs.store import Store as LayerStore
 from sandbox.api.app import make_app
+from sandbox.api.peers import of_request
+from sandbox.core.access import ROOT
+from sandbox.core.environments import Environments
 from sandbox.core.model import Snapshot
 from sandbox.core.sealing import Sealer
 from sandbox.core.secrets import Secrets
@@ -45,7 +48,7 @@ class Downloads:
 def app(state: Path) -> FastAPI:
     """An application in which only /secrets, /environments, /snapshots and /cache work."""
 
-    async def told(*_: str) -> None:
+    async def told(*_: object) -> None:
         pass
 
     store = Store(state / "hutch.db")
@@ -67,8 +70,11 @@ def app(state: Path) -> FastAPI:
         execs=None,
         relays=None,
         snapshots=Snapshots(runtime),
+        environments=Environments(store),
     )
-    return make_app(services)
+    made = make_app(services)
+    made.dependency_overrides[of_request] = lambda: ROOT
+    return made
 
 
 def _add_snapshot(store: Store, layers: LayerStore) -> None:
