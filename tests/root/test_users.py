@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,14 +11,12 @@ from typing import Any
 
 import pytest
 
+from rootfs.git_url import parse
+from rootfs.git_user import User
 from sandbox.client import ApiError, Client, DaemonUnreachable
-from tests.support import leaks, repos, tasks, tiny
+from tests.support import git_servers, leaks, repos, tasks, tiny
 from tests.support.daemon import Daemon
-from tests.support.users import HostUser, open_directory
-
-GROUP, GAMES = "operator", 60  # any group that every Debian has; and another one
-ALICE, BOB = 61_001, 61_002
-TASK: dict[str, Any] = {"command": ["true"], "image": "tiny", "setup": ""}
+from tests.support.users import ALICE, BOB, GAMES, GROUP, TASK, HostUser, ended, open_directory
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +56,6 @@ def web(alice: HostUser) -> Iterator[str]:
         alice.does(lambda client: client.remove_environment("web"))
 
 
-def ended(user: HostUser, **spec: Any) -> dict[str, Any]:
-    """A user's task, after its end."""
-
-    def run(client: Client) -> dict[str, Any]:
-        task = client.create_task({**TASK, **spec})["id"]  # type: ignore[typeddict-item]
-        with client.events(task, follow=True) as stream:
-            return {**list(stream)[-1]["task"], "log": [line for line in stream if line]}
-
-    return user.does(run)
-
-
 def refused(user: HostUser, calls: Callable[[Client], Any]) -> int:
     """The status of what a user may not do."""
     return int(told(user, calls).partition(" ")[0])
@@ -80,12 +68,7 @@ def told(user: HostUser, calls: Callable[[Client], Any]) -> str:
     return f"{caught.value.status} {caught.value.message}"
 
 
-def test_who_is_not_in_the_group_does_not_reach_the_daemon(daemon: Daemon) -> None:
-    stranger = HostUser(daemon.socket, ALICE, (GAMES,))
-    with pytest.raises(DaemonUnreachable, match="no permission"):
-        stranger.does(lambda client: client.health())
-
-
+# Before any that needs the shared daemon, which would be seen as a leak.
 def test_without_that_group_only_root_does(new_daemon: Daemon) -> None:
     new_daemon.start()
     assert new_daemon.socket.stat().st_mode & 0o777 == 0o600 or new_daemon.socket.stat().st_gid != 0
@@ -94,6 +77,12 @@ def test_without_that_group_only_root_does(new_daemon: Daemon) -> None:
 def test_a_group_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="cannot serve the group nowhere: there is none"):
         Daemon(tmp_path, options=("--group", "nowhere")).start()
+
+
+def test_who_is_not_in_the_group_does_not_reach_the_daemon(daemon: Daemon) -> None:
+    stranger = HostUser(daemon.socket, ALICE, (GAMES,))
+    with pytest.raises(DaemonUnreachable, match="no permission"):
+        stranger.does(lambda client: client.health())
 
 
 ABOUT_A_TASK: dict[str, Callable[[Client, str], Any]] = {
@@ -260,20 +249,6 @@ def test_a_repository_is_read_as_its_user(alice: HostUser, bob: HostUser, place:
         assert ended(bob, repo=str(borrowing))["state"] == "failed"
 
 
-def test_what_a_user_has_fetched_is_not_for_another(alice: HostUser, bob: HostUser, place: Path) -> None:
-    public = repos.make(place / "public", {"file": "for all\n"})
-    (public / ".git").chmod(0o755)
-    repos.git(public, "config", "core.sharedRepository", "world")
-    bob.owns(public).chmod(0o755)
-    look = "find /run/hutch/git/objects -type f | wc -l"
-    count = ended(bob, repo=str(public), command=["sh", "-c", f"{look} >count && echo change >file"])
-    assert count["diff"], count["error"]
-    assert count["diff"]["files"] == 2
-    # Alice's mirror is another one: Bob's result is not among what her sandbox can read.
-    safe = ["sh", "-c", f"test $({look}) -le 3"]
-    assert ended(alice, repo=str(public), command=safe)["state"] in ("succeeded", "failed")
-
-
 def test_shallow_and_uncommitted_are_noticed_for_users_too(alice: HostUser, place: Path) -> None:
     deep = repos.make(place / "deep", {"file": "1\n"})
     repos.commit(deep, {"file": "2\n"})
@@ -291,3 +266,43 @@ def test_shallow_and_uncommitted_are_noticed_for_users_too(alice: HostUser, plac
         state, notices = alice.does(run)
         assert state == "succeeded", notices
         assert any("1 uncommitted change is not part of the run" in text for text in notices)
+
+
+def test_files_of_a_user_are_read_as_he(alice: HostUser, place: Path) -> None:
+    user, secret = User(ALICE, ALICE, (ALICE,), "alice", place), place / "of-root"
+    secret.write_text("of root")
+    secret.chmod(0o600)
+    (place / ".netrc").symlink_to(secret)
+    assert user.read(place / ".netrc") is None
+    (place / ".netrc").unlink()
+    (place / ".netrc").write_text("hers")
+    (place / ".netrc").chmod(0o600)
+    assert user.read(place / ".netrc") is None
+    os.chown(place / ".netrc", ALICE, ALICE)
+    assert user.read(place / ".netrc") == b"hers"
+    assert user.read(place) is None
+    os.mkfifo(place / "pipe", 0o644)
+    assert user.read(place / "pipe") is None
+
+
+def test_logins_and_settings_of_root_are_not_for_users(tmp_path: Path) -> None:
+    repo, pem = repos.make(tmp_path / "srv/project.git"), git_servers.certificate(tmp_path / "server.pem")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".netrc").write_text("machine localhost login user password of-root\n")
+    with git_servers.https(repo.parent, pem, "user:of-root") as (port, _):
+        url = f"https://localhost:{port}/project.git"
+        (home / ".gitconfig").write_text(f'[url "{url}"]\n\tinsteadOf = https://alias.invalid/\n')
+        env = {"HOME": str(home), "SSL_CERT_FILE": str(pem)}
+        for spelled, reason in ((url, f"no credential was accepted | put a token into {User.of(ALICE).home}"),
+                                ("https://alias.invalid/", "the server can't be reached")):  # fmt: skip
+            (tmp_path / "state").mkdir(exist_ok=True)
+            request = {"op": "fetch", "state": str(tmp_path / "state"), "url": spelled}
+            assert "result" in repos.job(request, env), "root may"
+            error = repos.job({**request, "user": ALICE}, env)["error"]
+            assert reason in f"{error['message']} | {error['remedy']}"
+
+
+def test_every_user_has_a_mirror_of_his_own() -> None:
+    url = "https://git.example/team/web"
+    assert len({parse(url).key, parse(url, User.of(ALICE)).key, parse(url, User.of(BOB)).key}) == 3

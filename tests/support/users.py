@@ -16,6 +16,9 @@ from typing import Any, cast
 from sandbox.client import Client
 from tests.support import repos
 
+GROUP, GAMES = "operator", 60  # any group that every Debian has; and another one
+ALICE, BOB = 61_001, 61_002
+TASK: dict[str, Any] = {"command": ["true"], "image": "tiny", "setup": ""}
 Calls = Callable[[Client], Any]
 
 
@@ -91,3 +94,14 @@ def open_directory(prefix: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix=prefix))
     path.chmod(0o755)
     return path
+
+
+def ended(user: HostUser, **spec: Any) -> dict[str, Any]:
+    """A user's task, after its end."""
+
+    def run(client: Client) -> dict[str, Any]:
+        task = client.create_task({**TASK, **spec})["id"]  # type: ignore[typeddict-item]
+        with client.events(task, follow=True) as stream:
+            return {**list(stream)[-1]["task"], "log": [line for line in stream if line]}
+
+    return user.does(run)

@@ -53,7 +53,8 @@ class Case:
     """One task's policies, with what was stored of them."""
 
     def __init__(self, *denied: str) -> None:
-        secrets = SimpleNamespace(granted=lambda names, phase: [])
+        granted = SimpleNamespace(granted=lambda names, phase: [])
+        secrets = SimpleNamespace(of=lambda owner, lent: granted)
         runtime: Any = SimpleNamespace(ceiling=Ceiling(denied, file="/c.toml"), secrets=secrets)
         self.policies = Policies(runtime, Task("t", _spec()), print)
         self.filter = Filter()

@@ -43,7 +43,7 @@ class Running:
         self.record: dict[str, Any] = {
             **{name: spec.get(name) for name in ("repo", "ref", "environment", "command", "secrets")},
             "image": spec.get("image", "base"),
-            **{"id": self.id, "state": "queued", "exit_code": None, "commit": None, "created": now()},
+            **{"id": self.id, "owner": "root", "state": "queued", "exit_code": None, "commit": None, "created": now()},
             **{"started": None, "ended": None, "error": None, "cache": None, "phases": [], "diff": None},
             "network": {"allowed": 0, "denied": []},
             "attempts": [{"number": 1, "turns": [{"number": 1, "state": "queued", "exit_code": None}]}],

@@ -1,0 +1,134 @@
+"""Who may what with an environment: levels, owners, names; and that what was stored before there were owners is root's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from sandbox.core import store as module
+from sandbox.core.access import ROOT, Member, User, full_name, level, shared, shown_scope, without
+from sandbox.core.environments import Environments
+from sandbox.core.errors import BadRequest, Conflict, Forbidden, NotFound
+from sandbox.core.store import Store
+
+ALICE, BOB = User(1001, frozenset({50})), User(1002, frozenset({50, 60}))
+
+
+@pytest.fixture
+def environments(tmp_path: Path) -> Iterator[Environments]:
+    store = Store(tmp_path / "hutch.db")
+    yield Environments(store)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        (ROOT, 3),
+        (ALICE, 3),
+        (BOB, 1),
+        (User(1003), -1),
+        (User(1003, frozenset({60})), 1),
+        (User(1004, frozenset({61})), 2),
+    ],
+)
+def test_the_most_that_somebody_was_given_counts(user: User, expected: int) -> None:
+    members = [Member("user", 1002, "see"), Member("group", 60, "use"), Member("user", 1004, "change")]
+    assert level(user, 1001, members) == expected
+
+
+def test_a_group_is_no_user_of_the_same_number() -> None:
+    assert level(User(60), 1, [Member("group", 60, "change")]) == -1
+    assert level(User(5, frozenset({60})), 1, [Member("user", 60, "change")]) == -1
+
+
+def test_who_is_shared_with_again_has_the_new_level() -> None:
+    once = shared((), Member("user", 7, "change"))
+    assert shared(once, Member("user", 7, "see")) == (Member("user", 7, "see"),)
+    assert without(once, Member("group", 7, "see")) == once
+    assert without(once, Member("user", 7, "see")) == ()
+    with pytest.raises(BadRequest, match="more than 100"):
+        shared([Member("user", uid, "see") for uid in range(100)], Member("user", 100, "see"))
+
+
+@pytest.mark.parametrize("text", ["root", "user:", "user:no such user", "other:root", "user:-1", "user:١"])
+def test_members_are_users_and_groups_of_the_host(text: str) -> None:
+    with pytest.raises(BadRequest, match="cannot share with"):
+        Member.named(text, "use")
+
+
+def test_members_by_name_and_by_number() -> None:
+    assert Member.named("user:root", "see") == Member("user", 0, "see")
+    assert Member.named("group:54321", "see").shown() == {"member": "group:54321", "may": "see"}
+
+
+def test_names_of_ones_own_are_short() -> None:
+    assert full_name(0, "web", 0) == "web"
+    assert full_name(0, "web", 5) == "root:web"
+    assert [shown_scope(scope, 7) for scope in (None, "7:", "7:web", "0:web", "web")] == [
+        None, None, "web", "root:web", "root:web",
+    ]  # fmt: skip
+
+
+def test_a_name_is_ones_own_before_it_is_anothers(environments: Environments) -> None:
+    for owner in (ALICE, BOB):
+        environments.create(owner, "web", {})
+    environments.share(ALICE, "web", Member("user", 1002, "use"))
+    assert environments.get(BOB, "web", "own").owner == 1002
+    assert environments.get(BOB, "1001:web", "use").owner == 1001
+    environments.remove(BOB, "web")
+    assert environments.get(BOB, "web", "use").owner == 1001
+    with pytest.raises(Forbidden, match="you may only use it"):
+        environments.get(BOB, "web", "change")
+
+
+def test_one_name_of_several_owners_must_be_told_apart(environments: Environments) -> None:
+    for owner in (ALICE, BOB):
+        environments.create(owner, "web", {"repo": "https://git.example/web"})
+    with pytest.raises(Conflict, match="several users have an environment 'web': 1001:web, 1002:web"):
+        environments.get(ROOT, "web", "see")
+    with pytest.raises(Conflict, match="several environments are for"):
+        environments.of_remote(ROOT, "https://git.example/web")
+    assert environments.of_remote(ALICE, "https://git.example/web") == environments.get(ALICE, "web", "own")
+    assert environments.of_remote(User(1003), "https://git.example/web") is None
+
+
+def test_secrets_are_added_by_the_owner_alone(environments: Environments) -> None:
+    environments.create(ALICE, "web", {"secrets": ["A", "B"]})
+    environments.share(ALICE, "web", Member("user", 1002, "change"))
+    environments.replace(BOB, "1001:web", {"secrets": ["B"], "setup": "make"})
+    with pytest.raises(Forbidden, match="the secret A"):
+        environments.replace(BOB, "1001:web", {"secrets": ["A", "B"]})
+    environments.replace(ALICE, "web", {"secrets": ["C"]})
+    with pytest.raises(NotFound):
+        environments.by_id(User(1003), "1001:web") or environments.get(User(1003), "1001:web", "see")
+
+
+def test_what_there_was_before_owners_is_roots(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'hutch.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(module.__file__).with_name("migrations")))
+    with engine.begin() as db:
+        config.attributes["connection"] = db
+        command.upgrade(config, "0005")
+        db.execute(sa.text("INSERT INTO environments VALUES ('web', '{\"image\": \"base\"}', NULL, 'c', 'd')"))
+        db.execute(sa.text("INSERT INTO secrets VALUES ('TOKEN', x'00', '[]', '{}', 'c', 'd')"))
+        db.execute(
+            sa.text(
+                "INSERT INTO snapshots (id, key, image_digest, layer, environment, inputs, created, expires)"
+                " VALUES ('s', 'k', 'i', 'l', 'web', '{}', 1, 2)"
+            )
+        )
+    engine.dispose()
+    store = Store(tmp_path / "hutch.db")
+    found = Environments(store).get(ROOT, "web", "own")
+    assert (found.id, found.settings, found.members) == ("0:web", {"image": "base"}, ())
+    assert [one.name for one in store.list_secrets(0)] == ["TOKEN"]
+    assert [one.environment for one in store.list_snapshots()] == ["0:web"]
+    assert Environments(store).of(ALICE) == []
+    store.close()
