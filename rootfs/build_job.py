@@ -21,6 +21,7 @@ from typing import Any
 from rootfs.errors import ImageError
 from rootfs.image import Image, check_name, now
 from rootfs.job import Progress, run_job
+from rootfs.package_cache import packages
 from rootfs.recipe import INDEX_FORMAT, Recipe, Steps, command, failure, load_recipe, sources
 from rootfs.store import Store
 from rootfs.tree import measure_tree, remove_tree
@@ -48,7 +49,8 @@ def build_image(store: Store, recipe: Recipe, name: str, mirror: str | None, pro
     with store.keep_layers(), store.new_staging() as staging:
         tree = staging / "layer"
         lines = sources(recipe, _ask("apt-get", "indextargets", "--format", INDEX_FORMAT), mirror)
-        _run(recipe, name, tree, lines, staging, progress)
+        with packages(store.root, recipe.name) as kept:
+            _run(command(recipe, str(tree), lines, str(kept) if kept else None), name, staging, progress)
         progress("finishing the image", 97, 100)
         _tidy(recipe, tree)
         measured = measure_tree(tree)
@@ -69,11 +71,10 @@ def _ask(*argv: str) -> str:
         return ""
 
 
-def _run(recipe: Recipe, name: str, tree: Path, lines: list[str], staging: Path, progress: Progress) -> None:
+def _run(argv: list[str], name: str, staging: Path, progress: Progress) -> None:
     """Run mmdebstrap and relay what it is doing."""
     temporary = staging / "tmp"
     temporary.mkdir()
-    argv = command(recipe, str(tree), lines)
     with subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -91,7 +92,8 @@ def _run(recipe: Recipe, name: str, tree: Path, lines: list[str], staging: Path,
             raise
     if process.returncode != 0:
         raise ImageError(
-            f"cannot build '{name}': mmdebstrap failed: {failure(tail)}", "check the host's apt sources and network"
+            f"cannot build '{name}': mmdebstrap failed: {failure(tail)}",
+            "check the host's apt sources and network; what was downloaded is kept for the next try",
         )
 
 

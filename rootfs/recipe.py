@@ -94,8 +94,9 @@ def sources(recipe: Recipe, index_targets: str, mirror: str | None = None) -> li
     return [f"deb {found[kind]} {suite} {components}" for kind, suite in suites.items() if kind in found]
 
 
-def command(recipe: Recipe, tree: str, source_lines: Sequence[str]) -> list[str]:
-    """argv that builds the tree. Everything it starts dies with it (a process namespace of its own), its mounts too."""
+def command(recipe: Recipe, tree: str, source_lines: Sequence[str], packages: str | None = None) -> list[str]:
+    """argv that builds the tree; what it downloads, it keeps in the directory `packages` until it is done. Everything it starts
+    dies with it (a process namespace of its own), its mounts too."""
     cage = [
         "setpriv",
         "--pdeathsig=KILL",
@@ -112,6 +113,9 @@ def command(recipe: Recipe, tree: str, source_lines: Sequence[str]) -> list[str]
     options += [f"--components={','.join(recipe.components)}", f"--include={','.join(recipe.packages)}"]
     options += [f"--dpkgopt=path-exclude={path}" for path in recipe.exclude]
     options += [f"--dpkgopt=path-include={path}" for path in recipe.include]
+    if packages is not None:
+        archives = '"$1"/var/cache/apt/archives'
+        options.append(f"--setup-hook=mkdir -p {archives} && mount --bind {shlex.quote(packages)} {archives}")
     options += [f'--essential-hook=chroot "$1" sh -euc {shlex.quote(line)}' for line in recipe.before]
     # Recipes are part of Hutch: these run as root in a chroot, like the packages' own scripts.
     options += [f'--customize-hook=chroot "$1" sh -euc {shlex.quote(line)}' for line in recipe.commands]

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rootfs import package_cache
 from rootfs.store import Swept
 from sandbox.core.errors import TaskError
 from sandbox.core.model import Snapshot
@@ -49,6 +50,7 @@ async def collect(runtime: Runtime, scheduler: Scheduler, wanted: Wanted = Wante
     idle = [one for one in runtime.store.list_snapshots() if one.layer not in used]
     doomed = unwanted(idle, wanted, moment)
     dropped = await drop(runtime, doomed)
+    dropped["bytes"] += await asyncio.to_thread(package_cache.sweep, runtime.state)
     for task in runtime.store.tasks_ended_before(_before(wanted)):
         dropped["bytes"] += await scheduler.discard(task)
         dropped["tasks"] += 1
