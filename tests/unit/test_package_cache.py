@@ -12,10 +12,14 @@ from rootfs.recipe import command, load_recipe
 
 
 def test_what_a_build_that_broke_off_has_downloaded_is_there_for_the_next(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), packages(tmp_path, "base") as kept:
-        assert kept
-        (kept / "one.deb").write_bytes(b"x")
-        raise KeyboardInterrupt
+    def broken_off() -> None:
+        with packages(tmp_path, "base") as kept:
+            assert kept
+            (kept / "one.deb").write_bytes(b"x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
     with packages(tmp_path, "base") as kept:
         assert kept
         assert (kept / "one.deb").read_bytes() == b"x"
