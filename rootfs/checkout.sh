@@ -118,6 +118,16 @@ check_out() {
     quiet_git read-tree --reset -u "$HUTCH_COMMIT" && set_head
 }
 
+# Setup may have put something else in git's place, which says that all went well.
+done_indeed() {
+    read -r head <"$GIT_DIR/HEAD" || return 1
+    case $head in "ref: "*) read -r head <"$GIT_DIR/${head#ref: }" || return 1 ;; esac
+    [ "$head" = "$HUTCH_COMMIT" ]
+} 2>/dev/null
+must_be_done() {
+    done_indeed || fail "$(command -v git) does not do what git does; has setup replaced it?"
+}
+
 parent=$(dirname "$HUTCH_WORKTREE")
 if [ -L "$parent" ]; then rm -f "$parent"; fi # the result is read below the real one
 if [ -L "$HUTCH_WORKTREE" ] || { [ -e "$HUTCH_WORKTREE" ] && [ ! -d "$HUTCH_WORKTREE" ]; }; then rm -f "$HUTCH_WORKTREE"; fi
@@ -126,10 +136,14 @@ cd -P "$HUTCH_WORKTREE" || fail "the directory can't be entered"
 umask 022
 
 if usable; then
-    if check_out 2>/dev/null; then exit 0; fi
+    if check_out 2>/dev/null; then
+        must_be_done
+        exit 0
+    fi
 fi
 if [ -e "$GIT_DIR" ] || [ -L "$GIT_DIR" ]; then
     echo "hutch: the repository that setup left can't be used and is made anew" >&2
 fi
 make_new || fail "a new repository can't be made"
 check_out || fail "git refused; its message is above"
+must_be_done
