@@ -76,7 +76,10 @@ def ls(client: Client, as_json: bool) -> None:
         return
     now = datetime.now(UTC)
     newest = sorted(tasks, key=lambda one: one["created"], reverse=True)
-    print_table(("ID", "STATE", "AGE", "REPO", "COMMAND", "TOOK"), [row(one, now) for one in newest], _STYLES)
+    several = len({one["owner"] for one in newest}) > 1
+    headers = ("ID", "STATE", "AGE", "REPO", "COMMAND", "TOOK", *(["OWNER"] if several else []))
+    rows = [(*row(one, now), *([one["owner"]] if several else [])) for one in newest]
+    print_table(headers, rows, _STYLES)
 
 
 @task.command()

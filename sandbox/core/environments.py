@@ -56,13 +56,15 @@ class Environments:
         Forbidden, and Conflict where several are shared with him.
         """
         found = self._named(user, name)
-        if _level(user, found) < _LEVELS.index(to):
-            wanted = "do that to" if to == "own" else to
-            text = f"cannot {wanted} environment {name}: you may only {_LEVELS[_level(user, found)]} it"
-            raise Forbidden(
-                text, f"its owner can do that, or let you: hutch env share {found.name} user:… --may change"
-            )
-        return found
+        may = _level(user, found)
+        if may >= _LEVELS.index(to):
+            return found
+        if to == "own":
+            raise Forbidden(f"cannot remove or share environment {name}: it isn't yours", "its owner can")
+        raise Forbidden(
+            f"cannot {to} environment {name}: you may only {_LEVELS[may]} it",
+            f"its owner can let you: hutch env share {found.name} user:… --may {to}",
+        )
 
     def _named(self, user: User, name: str) -> Environment:
         owner, colon, own_name = name.rpartition(":")
