@@ -58,11 +58,16 @@ def add_routes(app: FastAPI, services: Services) -> None:
     async def pull_image(body: PullRequest) -> Response:
         """Fetch an image from a registry; a stream of progress lines that ends in the image's record."""
         check_name(body.name)
-        job = {"state": str(runtime.state), "reference": body.reference, "name": body.name}
+        job = {
+            "state": str(runtime.state),
+            "reference": body.reference,
+            "name": body.name,
+            "entrypoint": body.entrypoint,
+        }
         return _job(services.relays, "rootfs.pull_job", job)
 
     @app.put("/images/{name}")
-    async def import_image(name: str, request: Request) -> Response:
+    async def import_image(name: str, request: Request, entrypoint: bool = True) -> Response:
         """Import the archive in the request's body; a stream of progress lines that ends in the image's record."""
         check_name(name)
         stack = contextlib.ExitStack()
@@ -79,7 +84,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
             raise
         source = request.headers.get("x-hutch-source", "an archive")
         job = {"state": str(runtime.state), "archive": str(archive), "name": name, "source": source}
-        return _job(services.relays, "rootfs.import_job", job, stack)
+        return _job(services.relays, "rootfs.import_job", {**job, "entrypoint": entrypoint}, stack)
 
 
 def _job(
