@@ -3,7 +3,7 @@
 Must not look into the archive itself: caged processes do (confine.py), and this one, which is root, only sees checked results.
 An image appears by one rename at the very end; whatever fails before leaves nothing but layers that `gc` takes.
 
-    {"state": DIR, "archive": PATH, "name": N, "source": "text"}
+    {"state": DIR, "archive": PATH, "name": N, "source": "text", "entrypoint": false or missing}
       describe ─▶ for each layer that isn't there: reader | writer ─▶ opaque marks ─▶ sync, rename ─▶ record
 """
 
@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """One import. `void` is an empty directory, the reader's root."""
+    """One import. Without `entrypoint` the record has none: it is no part of the image here."""
 
     store: Store
     staging: Path
     progress: Progress
+    entrypoint: bool = True
 
     def image(self, archive: int, name: str, source: str) -> Image:
         """The whole import of an open archive."""
@@ -84,6 +85,8 @@ class Importer:
                 layers.append(layer)
                 size += layer_size
         layers = [*skeleton_layer(self.store, layers), *layers]
+        if not self.entrypoint:
+            config = replace(config, entrypoint=())
         self.progress("writing the image's record")
         image = Image(name, tuple(layers), config, now(), size, source)
         self.store.save(image)
@@ -205,13 +208,15 @@ def open_archive(path: str, source: str) -> int:
     return fd
 
 
-def import_archive(store: Store, archive: str, name: str, source: str, progress: Progress) -> Image:
+def import_archive(
+    store: Store, archive: str, name: str, source: str, progress: Progress, entrypoint: bool = True
+) -> Image:
     """Import one archive under a name, replacing the image that had it."""
     check_name(name)
     fd = open_archive(archive, source)
     try:
         with store.keep_layers(), store.new_staging() as staging:
-            return Importer(store, staging, progress).image(fd, name, source)
+            return Importer(store, staging, progress, entrypoint).image(fd, name, source)
     except ArchiveError as error:
         raise ImageError(f"cannot import {shown(source)}: {error.message}", error.remedy) from error
     except ImageError as error:
@@ -223,7 +228,8 @@ def import_archive(store: Store, archive: str, name: str, source: str, progress:
 def job(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     store = Store(Path(request["state"]))
     source = str(request.get("source") or Path(request["archive"]).name)
-    return import_archive(store, request["archive"], request["name"], source, progress).to_dict()
+    entrypoint = bool(request.get("entrypoint", True))
+    return import_archive(store, request["archive"], request["name"], source, progress, entrypoint).to_dict()
 
 
 if __name__ == "__main__":

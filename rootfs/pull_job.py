@@ -3,7 +3,7 @@
 skopeo speaks with the registry, as nobody, in a directory of its own; what it has written is imported like any other archive.
 It must not read what came (import_job.py has cages for that), and gives skopeo no other login than that of the one registry.
 
-    {"state": DIR, "reference": "registry.example/name:tag", "name": N}
+    {"state": DIR, "reference": "registry.example/name:tag", "name": N, "entrypoint": false or missing}
       skopeo ─▶ staging/…/archive (OCI) ─▶ import
 """
 
@@ -35,7 +35,7 @@ _SHOWN = 110
 _SAID = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 
 
-def pull(store: Store, reference: str, name: str, progress: Progress) -> Image:
+def pull(store: Store, reference: str, name: str, progress: Progress, entrypoint: bool = True) -> Image:
     """Fetch and save; replaces the image that had the name."""
     check_name(name)
     if len(reference) > 512 or not _REFERENCE.fullmatch(reference):
@@ -52,7 +52,7 @@ def pull(store: Store, reference: str, name: str, progress: Progress) -> Image:
         archive = work / "archive"
         if not archive.is_file() or archive.is_symlink():
             raise ImageError(f"cannot pull {reference}: skopeo wrote no archive", "try again")
-        return import_archive(store, str(archive), name, reference, progress)
+        return import_archive(store, str(archive), name, reference, progress, entrypoint)
 
 
 def _fetch(reference: str, work: Path, progress: Progress) -> None:
@@ -179,7 +179,8 @@ def _why(tail: deque[str]) -> str:
 
 
 def job(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    return pull(Store(Path(request["state"])), request["reference"], request["name"], progress).to_dict()
+    store, entrypoint = Store(Path(request["state"])), bool(request.get("entrypoint", True))
+    return pull(store, request["reference"], request["name"], progress, entrypoint).to_dict()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rootfs.store import Store
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINKS_MAX = 40
 _PARTS_MAX = 1024
+_NAME_MAX = 255  # bytes: a link or a config may name what no file can be called
 _OPAQUE = "trusted.overlay.opaque"
 DEFAULT_LIMIT = 16 << 20
 
@@ -49,6 +50,12 @@ def real_path(store: Store, image: Image, path: str) -> str | None:
     """The path below the root without links that leads to the same file or directory; None when there is none."""
     with _walk(store.layer_paths(image), path) as place:
         return None if place is None else place.path
+
+
+def is_directory(store: Store, image: Image, path: str) -> bool:
+    """Whether the path leads to a directory of the image."""
+    with _walk(store.layer_paths(image), path) as place:
+        return place is not None and place.file is None
 
 
 def names_in_image(store: Store, image: Image, path: str) -> list[str]:
@@ -90,7 +97,7 @@ def _resolve(stack: list[tuple[bytes, "_Merged"]], path: str) -> _Place | None:
             if len(stack) > 1:
                 stack.pop()[1].close()
             continue
-        owner = stack[-1][1].owner(part)
+        owner = stack[-1][1].owner(part) if len(part) <= _NAME_MAX else None
         if owner is None:
             return None
         directory, mode = owner

@@ -35,16 +35,17 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory, for those that would otherwise stay empty or need a mode of their own."""
+    """A directory, for those that would otherwise stay empty or need a mode or an owner of their own."""
 
     mode: int = 0o755
+    owner: tuple[int, int] = (0, 0)
 
 
 Content = bytes | File | Link | Directory
 
 
 def make_system_layer(store: Store, files: Mapping[str, Content]) -> str:
-    """Make a layer of these files (paths relative to the root, owner 0:0, parents 0755); returns its id.
+    """Make a layer of these files (paths relative to the root, owner 0:0 unless said, parents 0755); returns its id.
 
     The same content gives the same id and is written once. Times are 1970, so that they don't depend on when.
     """
@@ -79,6 +80,8 @@ def _make(tree: Path, path: str, content: Content) -> None:
     elif isinstance(content, Directory):
         target.mkdir(exist_ok=True)
         target.chmod(content.mode)
+        if content.owner != (0, 0):
+            os.chown(target, *content.owner)
     else:
         file = content if isinstance(content, File) else File(content)
         target.write_bytes(file.data)

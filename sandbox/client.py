@@ -71,14 +71,18 @@ class Client(Caller):
         """Build an image from a recipe that the daemon knows. Yields {"progress": text}… and last {"result": Image}."""
         yield from self._job("POST", "/images/build", {"name": name, "recipe": recipe})
 
-    def import_image(self, name: str, archive: Iterable[bytes], *, source: str = "") -> Iterator[dict[str, Any]]:
-        """Make an image of an archive's bytes, which are streamed. Yields like build_image."""
+    def import_image(
+        self, name: str, archive: Iterable[bytes], *, source: str = "", entrypoint: bool = True
+    ) -> Iterator[dict[str, Any]]:
+        """Make an image of an archive's bytes, which are streamed; with its entrypoint or without. Yields like build_image."""
         headers = {"Content-Type": "application/octet-stream", "X-Hutch-Source": header(source)}
-        yield from self._job("PUT", f"/images/{segment(name)}", archive, headers)
+        query = "" if entrypoint else "?entrypoint=false"
+        yield from self._job("PUT", f"/images/{segment(name)}{query}", archive, headers)
 
-    def pull_image(self, name: str, reference: str) -> Iterator[dict[str, Any]]:
-        """Make an image of one in a registry, by the daemon's skopeo. Yields like build_image."""
-        yield from self._job("POST", "/images/pull", {"name": name, "reference": reference})
+    def pull_image(self, name: str, reference: str, *, entrypoint: bool = True) -> Iterator[dict[str, Any]]:
+        """Make an image of one in a registry, by the daemon's skopeo; with its entrypoint or without. Yields like build_image."""
+        body = {"name": name, "reference": reference, "entrypoint": entrypoint}
+        yield from self._job("POST", "/images/pull", body)
 
     def create_task(self, spec: TaskSpec) -> Task:
         """Queue a task; returns at once with its id."""

@@ -63,11 +63,16 @@ def add_routes(app: FastAPI, services: Services) -> None:
         """Fetch an image from a registry; a stream of progress lines that ends in the image's record."""
         user.must_be_root(_CHANGE)
         check_name(body.name)
-        job = {"state": str(runtime.state), "reference": body.reference, "name": body.name}
+        job = {
+            "state": str(runtime.state),
+            "reference": body.reference,
+            "name": body.name,
+            "entrypoint": body.entrypoint,
+        }
         return _job(services.relays, "rootfs.pull_job", job)
 
     @app.put("/images/{name}")
-    async def import_image(name: str, request: Request, user: Peer) -> Response:
+    async def import_image(name: str, request: Request, user: Peer, entrypoint: bool = True) -> Response:
         """Import the archive in the request's body; a stream of progress lines that ends in the image's record."""
         user.must_be_root(_CHANGE)
         check_name(name)
@@ -85,7 +90,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
             raise
         source = request.headers.get("x-hutch-source", "an archive")
         job = {"state": str(runtime.state), "archive": str(archive), "name": name, "source": source}
-        return _job(services.relays, "rootfs.import_job", job, stack)
+        return _job(services.relays, "rootfs.import_job", {**job, "entrypoint": entrypoint}, stack)
 
 
 def _job(

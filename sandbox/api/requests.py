@@ -79,10 +79,11 @@ class BuildRequest(Strict):
 
 
 class PullRequest(Strict):
-    """Which image of a registry to fetch, and the name it gets here."""
+    """Which image of a registry to fetch, the name it gets here, and whether its entrypoint counts."""
 
     name: str = Field(max_length=64)
     reference: str = Field(max_length=512)
+    entrypoint: bool = True
 
 
 class CollectRequest(Strict):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from rootfs.runtime_recipe import UnknownRuntime, asked_by_variables
+from rootfs.runtime_recipe import UnknownRuntime
 from sandbox import units
 from sandbox.api.network_requests import NetworkLayer, NetworkRequest
 from sandbox.core.model import TaskSpec
@@ -122,7 +122,6 @@ class Settings(Strict):
     def _check_names(self) -> Settings:
         if both := sorted(set(self.secrets) & set(self.env)):
             raise ValueError(f"{both[0]} is given twice, as a variable and as a secret")
-        _check_runtimes(asked_by_variables(self.env))
         return self
 
     def given(self) -> dict[str, Any]:
@@ -145,7 +144,7 @@ class MergedSettings(Settings):
             image=self.image or "base",
             setup=self.setup,
             maintenance=self.maintenance,
-            runtimes={**asked_by_variables(self.env), **self.runtimes},
+            runtimes=self.runtimes,
             env=self.env,
             secrets=tuple(dict.fromkeys(self.secrets)),
             secret_paths=tuple(dict.fromkeys(self.secret_paths)),

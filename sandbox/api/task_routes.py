@@ -12,7 +12,7 @@ from sandbox.api.peers import Peer
 from sandbox.api.requests import TaskRequest
 from sandbox.api.resolving import task_spec
 from sandbox.api.services import NDJSON, Services
-from sandbox.core import errors, journal
+from sandbox.core import errors, journal, runtimes
 
 
 def add_routes(app: FastAPI, services: Services) -> None:
@@ -26,7 +26,8 @@ def add_routes(app: FastAPI, services: Services) -> None:
         services.runtime.secrets.of(spec.owner, spec.lent).check(spec.secrets)
         for phase, setting in spec.network.items():
             services.runtime.ceiling.check(phase, setting)
-        await services.runtime.bases.get(spec.image)  # an unknown image is told here or never
+        # An unknown image or runtime is told here or never.
+        runtimes.of_task(spec, await services.runtime.bases.get(spec.image))
         return JSONResponse(scheduler.submit(spec).shown(), 202)
 
     @app.get("/tasks")

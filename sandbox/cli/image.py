@@ -6,6 +6,7 @@ It must not look into an archive: its bytes are hostile until a job of the daemo
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -20,6 +21,11 @@ from sandbox.shapes import Image
 
 _CHUNK = 1024 * 1024
 RECIPES = ("base", "universal")
+_no_entrypoint = click.option(
+    "--no-entrypoint",
+    is_flag=True,
+    help="Leave the image's entrypoint out: for one that is a tool and starts no commands.",
+)
 
 
 @click.group(cls=Group)
@@ -55,12 +61,14 @@ def build(client: Client, recipe: str, name: str | None, as_json: bool) -> None:
 @image.command("import")
 @click.argument("file", type=click.Path(allow_dash=True))
 @click.option("--name", required=True, metavar="NAME", help="The image's name; an image of that name is replaced.")
+@_no_entrypoint
 @json_option
 @pass_client
-def import_(client: Client, file: str, name: str, as_json: bool) -> None:
+def import_(client: Client, file: str, name: str, no_entrypoint: bool, as_json: bool) -> None:
     """Make an image of FILE: a root file system's tar, or what `docker save` or an OCI tool wrote. - is standard input.
 
-    Plain, gzip, xz and zstd are recognised by themselves.
+    Plain, gzip, xz and zstd are recognised by themselves. A container image's variables, user, working directory and entrypoint
+    are those of every task on it.
 
     \b
     Examples:
@@ -70,7 +78,8 @@ def import_(client: Client, file: str, name: str, as_json: bool) -> None:
     with _open(file) as archive, open_progress() as progress:
         size = os.fstat(archive.fileno()).st_size if file != "-" else None
         source = os.path.basename(file) if file != "-" else "standard input"
-        record = _finish(client.import_image(name, _read(archive, file, size, progress), source=source), progress)
+        data = _read(archive, file, size, progress)
+        record = _finish(client.import_image(name, data, source=source, entrypoint=not no_entrypoint), progress)
     _made(record, as_json)
 
 
@@ -79,12 +88,14 @@ def import_(client: Client, file: str, name: str, as_json: bool) -> None:
 @click.option(
     "--name", metavar="NAME", help="The image's name; an image of that name is replaced.  [default: REF's last part]"
 )
+@_no_entrypoint
 @json_option
 @pass_client
-def pull(client: Client, reference: str, name: str | None, as_json: bool) -> None:
+def pull(client: Client, reference: str, name: str | None, no_entrypoint: bool, as_json: bool) -> None:
     """Make an image of one in a registry: REF is what `docker pull` takes. The daemon's host needs skopeo.
 
-    Its variables are those of every task on it. A login that root has for the registry (skopeo login, docker login) is used.
+    Its variables, user, working directory and entrypoint are those of every task on it. A login that root has for the registry
+    (skopeo login, docker login) is used.
 
     \b
     Examples:
@@ -93,7 +104,7 @@ def pull(client: Client, reference: str, name: str | None, as_json: bool) -> Non
     """
     plain = reference.partition("@")[0].rpartition("/")[2].partition(":")[0].lower()
     with open_progress() as progress:
-        record = _finish(client.pull_image(name or plain, reference), progress)
+        record = _finish(client.pull_image(name or plain, reference, entrypoint=not no_entrypoint), progress)
     _made(record, as_json)
 
 
@@ -151,6 +162,7 @@ def details(found: Image) -> list[tuple[str, str]]:
         *(("env", f"{key}={value}") for key, value in config.get("env", {}).items()),
         ("workdir", config.get("workdir") or "/"),
         ("user", config.get("user") or "root"),
+        ("entrypoint", shlex.join(config.get("entrypoint") or []) or "none"),
     ]
 
 
@@ -167,7 +179,12 @@ def _finish(lines: Iterator[dict[str, object]], progress: Progress) -> Image:
 
 
 def _made(record: Image, as_json: bool) -> None:
-    print_json(record) if as_json else print_line(f"image {record['name']}, {bytes_text(record['size'])}")
+    if as_json:
+        print_json(record)
+        return
+    entrypoint = shlex.join(record["config"].get("entrypoint") or [])
+    told = f", whose entrypoint starts what runs in it: {printable(entrypoint)}" if entrypoint else ""
+    print_line(f"image {record['name']}, {bytes_text(record['size'])}{told}")
 
 
 def _open(file: str) -> BinaryIO:

@@ -95,6 +95,6 @@ def _try(client: Client, screen: Screen, image: str, one: LanguageRuntime, versi
         "version": version,
         "state": task["state"],
         "seconds": monotonic() - started,
-        "says": lines[0] if lines else "",
+        "says": lines[-1] if lines else "",  # an image's entrypoint may have said something before
         "error": task["error"],
     }

@@ -6,14 +6,19 @@ in a shell that isn't interactive; plain exports reach nobody.
 
 from __future__ import annotations
 
+import posixpath
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from rootfs.image import ImageConfig
 from rootfs.system_layer import Content, Directory, File
+from rootfs.users import ROOT, User
 
 RUN: Final = "/run/hutch"
 JAVA_TRUST: Final = "etc/hutch/java-trust.sh"
 WORKSPACE: Final = "/workspace"
+START: Final = "start"  # below RUN: what an image's entrypoint is given to start
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Any address does: whatever a sandbox asks on port 53 reaches the filter's resolver. This one is reserved for benchmarks.
@@ -43,27 +48,29 @@ fi
 """
 
 
-def overlay_files() -> dict[str, Content]:
-    """Files laid over every image: path relative to the root -> content."""
+def overlay_files(user: User = ROOT) -> dict[str, Content]:
+    """Files laid over every image: path relative to the root -> content. The workspace is its user's."""
     return {
         "etc/resolv.conf": _RESOLV_CONF,
         "etc/hosts": _HOSTS,
         "etc/hostname": b"hutch\n",
         "etc/profile.d/00-hutch.sh": File(_PROFILE),
         "run/hutch": Directory(),
-        "workspace": Directory(),
+        "workspace": Directory(owner=(user.uid, user.gid)),
         # Slim images lack these, and there Java and others can't be installed: update-alternatives links their manuals.
         **{f"usr/share/man/man{section}": Directory() for section in range(1, 9)},
     }
 
 
-def variables(image: Mapping[str, str], trust: Mapping[str, str], task: Mapping[str, str]) -> dict[str, str]:
+def variables(
+    image: Mapping[str, str], trust: Mapping[str, str], task: Mapping[str, str], user: User = ROOT
+) -> dict[str, str]:
     """The environment of a phase: ours, then the image's, then the task's; nothing of the host's."""
     ours = {
         "PATH": DEFAULT_PATH,
-        "HOME": "/root",
-        "USER": "root",
-        "LOGNAME": "root",
+        "HOME": user.home,
+        "USER": user.name,
+        "LOGNAME": user.name,
         "SHELL": "/bin/bash",
         "LANG": "C.UTF-8",
         "TERM": "dumb",
@@ -83,6 +90,21 @@ def login_script(path: str, has_bash: bool) -> tuple[str, ...]:
     """Run the script at `path` in a login shell; its first failing command ends it. What it installed is made to trust
     the filter then, unless it has a trap of its own."""
     return (*_shell(has_bash), f"set -e; trap 'set +e; . /{JAVA_TRUST}' EXIT; . {path}")
+
+
+def entered(config: ImageConfig, argv: Sequence[str]) -> tuple[tuple[str, ...], dict[str, bytes]]:
+    """Run `argv` by an image's entrypoint, if it has one: the command, and the files below RUN that it needs.
+
+    An entrypoint is given one program without arguments, since some go on as `exec "$@"` and some as `exec bash --login "$@"`.
+    """
+    if not config.entrypoint:
+        return tuple(argv), {}
+    program, *arguments = config.entrypoint
+    if "/" in program:  # what is relative is so to the image's own directory
+        program = posixpath.join(config.workdir, program)
+    # The PATH that an entrypoint has made must survive the login shell, as in _PROFILE.
+    script = f"#!/bin/sh\nHUTCH_PATH=$PATH\nexport HUTCH_PATH\nexec {shlex.join(argv)}\n"
+    return (program, *arguments, f"{RUN}/{START}"), {START: script.encode("utf-8", "surrogateescape")}
 
 
 def login_shell(has_bash: bool) -> tuple[str, ...]:

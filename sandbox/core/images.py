@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
-from rootfs.errors import UnknownImage
+from rootfs.errors import ImageError, UnknownImage
 from rootfs.image import Image
-from rootfs.read_image import read_from_image
+from rootfs.read_image import is_directory, read_from_image
 from rootfs.store import Store
 from rootfs.system_layer import Content, make_system_layer
+from rootfs.users import ROOT, User, image_user
 from sandbox.core import environment, image_trust
 from sandbox.core.errors import NotFound
 from sandbox.host.trusted import host_bundle
@@ -21,11 +23,15 @@ from sandbox.host.trusted import host_bundle
 
 @dataclass(frozen=True)
 class Base:
-    """An image ready for sandboxes: layer ids bottom first (the system layer last), and its shell."""
+    """An image ready for sandboxes: layer ids bottom first (the system layer last), its shell, whom its commands run as, and
+    where they start when there is no repository.
+    """
 
     image: Image
     layers: tuple[str, ...]
     has_bash: bool
+    user: User = ROOT
+    workdir: str = environment.WORKSPACE
 
 
 class Bases:
@@ -39,7 +45,7 @@ class Bases:
         self._records: dict[str, tuple[os.stat_result, Image]] = {}
 
     async def get(self, name: str) -> Base:
-        """The base made of the image `name`. Raises NotFound."""
+        """The base made of the image `name`. Raises NotFound; ImageError where its user isn't in it."""
         try:
             image = self._load(name)
         except UnknownImage as error:
@@ -63,10 +69,19 @@ class Bases:
         return {base.layers[-1] for base in self._prepared.values()}
 
     def _prepare(self, image: Image) -> Base:
-        files: dict[str, Content] = dict(environment.overlay_files())
+        user = image_user(self._store, image)
+        files: dict[str, Content] = dict(environment.overlay_files(user))
         if read_from_image(self._store, image, "etc/gitconfig") is None:
             files["etc/gitconfig"] = environment.GIT_CONFIG
         files |= image_trust.files(self._store, image, host_bundle().read_bytes(), self._ca_pem)
         layer = make_system_layer(self._store, files)
         has_bash = read_from_image(self._store, image, "bin/bash") is not None
-        return Base(image, (*image.layers, layer), has_bash)
+        return Base(image, (*image.layers, layer), has_bash, user, self._workdir(image))
+
+    def _workdir(self, image: Image) -> str:
+        """The image's own directory; where it names none, or one that it hasn't got, the workspace."""
+        path = image.config.workdir
+        with suppress(ImageError):  # a link that leads round in a circle
+            if path != "/" and is_directory(self._store, image, path):
+                return path
+        return environment.WORKSPACE

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,11 @@ from typing import Any, Final
 
 import rootfs
 from proxy import trust
+from rootfs.errors import shown
 from rootfs.refs import packed_refs
 from rootfs.runtime_recipe import RuntimeVersion, activated
 from rootfs.tree import remove_tree
+from rootfs.users import ROOT
 from sandbox.core import environment
 from sandbox.core.errors import Conflict, PhaseFailed
 from sandbox.core.hiding import Hiding, spellings
@@ -101,19 +104,19 @@ class PhaseContext:
         """The variables of setup, maintenance or agent."""
         given = {**self._task.spec.env, **self.placeholders.get(phase, {}), **self.values.get(phase, {})}
         image = activated({"PATH": environment.DEFAULT_PATH, **self.base.image.config.env}, self._runtimes)
-        return environment.variables(image, trust.trust_env(), given)
+        return environment.variables(image, trust.trust_env(), given, self.base.user)
 
     @property
     def cwd(self) -> str:
-        """Where commands start: the repository, or an empty workspace."""
-        return self._source.workdir if self._source else environment.WORKSPACE
+        """Where commands start: the repository, or the image's own directory, or an empty workspace."""
+        return self._source.workdir if self._source else self.base.workdir
 
     async def checkout(self, writable: Path, commit: str, branch: str | None) -> None:
         """Make the repository's files those of `commit`, by git inside, without network."""
         source = self._source
         assert source is not None
         env = {
-            **environment.variables(self.base.image.config.env, {}, {}),
+            **environment.variables(self.base.image.config.env, {}, {}, self.base.user),
             "HUTCH_WORKTREE": source.workdir,
             "HUTCH_COMMIT": commit,
             "HUTCH_BRANCH": branch or "",
@@ -126,8 +129,9 @@ class PhaseContext:
 
     async def script(self, name: str, writable: Path, text: str) -> None:
         """Run the setup or maintenance script."""
-        argv = environment.login_script(f"{environment.RUN}/{name}.sh", self.base.has_bash)
-        files = {f"{name}.sh": text.encode()}
+        script = environment.login_script(f"{environment.RUN}/{name}.sh", self.base.has_bash)
+        argv, files = environment.entered(self.base.image.config, script)
+        files[f"{name}.sh"] = text.encode()
         await self._must_succeed(name, writable, argv, self.env_of(name), self.cwd, files)
 
     async def build_runtime(self, version: RuntimeVersion, writable: Path) -> None:
@@ -158,8 +162,12 @@ class PhaseContext:
 
     async def agent(self, writable: Path) -> int:
         """Run the task's command; returns its exit code."""
-        argv = environment.login(self._task.spec.command, self.base.has_bash)
-        return await self._run("agent", writable, argv, self.env_of("agent"), self.cwd, {})
+        command = environment.login(self._task.spec.command, self.base.has_bash)
+        argv, files = environment.entered(self.base.image.config, command)
+        code = await self._run("agent", writable, argv, self.env_of("agent"), self.cwd, files)
+        if code and files:
+            self._journal.notice(f"agent: exit code {code}; {self._entrypoint_remedy()}")
+        return code
 
     async def _must_succeed(
         self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
@@ -167,9 +175,18 @@ class PhaseContext:
     ) -> None:  # fmt: skip
         code = await self._run(name, writable, argv, env, cwd, files, ours)
         if code != 0:
-            raise PhaseFailed(
-                f"{name} failed with exit code {code}", f"hutch task logs {self._task.id} shows its output"
-            )
+            remedy = f"hutch task logs {self._task.id} shows its output"
+            if environment.START in files:
+                remedy += f"; {self._entrypoint_remedy()}"
+            raise PhaseFailed(f"{name} failed with exit code {code}", remedy)
+
+    def _entrypoint_remedy(self) -> str:
+        """Whether an entrypoint came as far as the command, only the inside could tell, and nobody believes it: so, if."""
+        image = self.base.image
+        entrypoint = shown(shlex.join(image.config.entrypoint))
+        return (
+            f"if {entrypoint}, the entrypoint of '{image.name}', starts no commands: hutch image import --no-entrypoint"
+        )
 
     async def _run(
         self, name: str, writable: Path, argv: Sequence[str], env: Mapping[str, str], cwd: str,
@@ -201,6 +218,8 @@ class PhaseContext:
                 files=files,
                 binds={"git/objects": self._source.objects} if self._source and not ours else {},
                 redirects=name == "agent",
+                executable=environment.START in files,
+                user=ROOT if ours else self.base.user,
             )
             return self._runtime.sandboxes.open(spec, keep, self._network.add)
 

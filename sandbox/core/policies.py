@@ -18,6 +18,7 @@ from typing import Any
 from proxy.policy import Decision, explain
 from proxy.policy import parse as parse_policy
 from proxy.rules import BadRule
+from rootfs.errors import ImageError
 from sandbox.core import network
 from sandbox.core.errors import BadRequest, Conflict, NotFound
 from sandbox.core.images import Base
@@ -156,6 +157,6 @@ async def known_registries(runtime: Runtime, task: Task) -> tuple[str, ...]:
 
 
 async def _base(runtime: Runtime, task: Task) -> Base | None:
-    with contextlib.suppress(NotFound):  # the image of a task that has ended may be gone
+    with contextlib.suppress(NotFound, ImageError):  # the image of a task that has ended may be gone, or be another
         return await runtime.bases.get(task.spec.image)
     return None

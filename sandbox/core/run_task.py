@@ -149,7 +149,7 @@ class TaskRun:
     async def _stack_runtimes(self, life: contextlib.AsyncExitStack) -> None:
         """Find the layers of the task's language runtimes, or build them, each on the image alone."""
         stacked: list[tuple[RuntimeVersion, Path]] = []
-        for version in runtimes.versions(self.task.spec.runtimes):
+        for version in runtimes.of_task(self.task.spec, self.context.base):
             layer = await runtimes.layer(self._runtime, self.context, version, self.directory / phases.RUNTIME)
             life.enter_context(self._runtime.using(layer))
             stacked.append((version, self._runtime.layers.layer_path(layer)))
@@ -190,7 +190,7 @@ class TaskRun:
         url = found.url if found else None
         image, placeholders = self.context.base.image.digest, self.context.placeholders["setup"]
         fingerprint = self._runtime.secrets.fingerprint(self.context.values["setup"])
-        keys = {one.name: runtimes.key(self.context.base, one) for one in runtimes.versions(spec.runtimes)}
+        keys = {one.name: runtimes.key(self.context.base, one) for one in runtimes.of_task(spec, self.context.base)}
         parts = cache.inputs(spec, image, url, placeholders, prepared.snapshot_inputs, fingerprint, keys)
         key = cache.key(parts)
         async with self._runtime.building(key):  # two tasks that miss together build once

@@ -18,9 +18,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from rootfs.runtime_recipe import RuntimeVersion, find, recipes
+from rootfs.runtime_recipe import RuntimeVersion, asked_by_variables, find, recipes
 from sandbox.core.images import Base
-from sandbox.core.model import Snapshot
+from sandbox.core.model import Snapshot, TaskSpec
 from sandbox.core.phases import PhaseContext, new_writable
 from sandbox.core.runtime import Runtime
 from sandbox.core.store import Store
@@ -31,8 +31,16 @@ _PRUNE_TIMEOUT: Final = 600.0
 
 
 def versions(wanted: Mapping[str, str]) -> list[RuntimeVersion]:
-    """The runtimes of a task, in the order of their names. Raises UnknownRuntime."""
+    """These runtimes, in the order of their names. Raises UnknownRuntime."""
     return [find(name, version, os.uname().machine) for name, version in sorted(wanted.items())]
+
+
+def of_task(spec: TaskSpec, base: Base) -> list[RuntimeVersion]:
+    """The runtimes of a task on this image: those asked for, and those that its variables ask for, unless they are meant for the
+    image's own entrypoint, which may have other versions. Raises UnknownRuntime.
+    """
+    variables = {} if base.image.config.entrypoint else asked_by_variables(spec.env)
+    return versions({**variables, **spec.runtimes})
 
 
 def shown(store: Store) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from rootfs.tree import remove_tree
+from rootfs.users import ROOT, User
 from sandbox.host import fault, streams
 from sandbox.host.cgroup import Limits
 from sandbox.host.channel import FdTable, Process, SpawnerDied
@@ -41,7 +42,8 @@ class SandboxSpec:
     """What a phase needs. `layers` bottom first; `writable` is a directory that holds `upper` (work is made in it).
 
     With `redirects` directories of the layers can be renamed; such an `upper` makes no layer.
-    `policy` is the filter's; `files` and `binds` appear below /run/hutch, read-only. Limits: bytes, cores, processes.
+    `policy` is the filter's; `files` and `binds` appear below /run/hutch, read-only; with `executable` those files can be run.
+    `user`: whom its command, and each that joins, runs as. Limits: bytes, cores, processes.
     """
 
     layers: tuple[Path, ...]
@@ -54,6 +56,8 @@ class SandboxSpec:
     files: Mapping[str, bytes] = field(default_factory=dict)
     binds: Mapping[str, Path] = field(default_factory=dict)
     redirects: bool = False
+    executable: bool = False
+    user: User = ROOT
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Sandbox:
     async def run(self, command: Command, sink: Sink, wants_stdin: bool) -> AsyncIterator[Joined]:
         """Run `command` in the sandbox with pipes; it is killed when the block is left before its end."""
         async with contextlib.AsyncExitStack() as stack:
-            owner = self.lease.uid_base
+            owner = self.lease.uid_base + self.spec.user.uid
             stdin, stdout, stderr = (_pipe(stack, owner) for _ in range(3))
             table, plan = self._join_plan(command)
             plan = plan._replace(
@@ -136,6 +140,9 @@ class Sandbox:
             argv=command.argv,
             env=dict(command.env),
             cwd=command.cwd,
+            uid=self.spec.user.uid,
+            gid=self.spec.user.gid,
+            groups=self.spec.user.groups,
         )
         return table, plan
 
@@ -215,7 +222,8 @@ class Sandboxes:
             )
             stack.push_async_callback(self.filter.drop, lease.address)
             stack.callback(registering.cancel)
-            stdout, stderr = _pipe(stack, lease.uid_base), _pipe(stack, lease.uid_base)
+            owner = lease.uid_base + spec.user.uid
+            stdout, stderr = _pipe(stack, owner), _pipe(stack, owner)
             with contextlib.ExitStack() as transient:
                 table, plan = self._start_plan(transient, spec, lease, stdout, stderr)
                 process = await lease.first.become(plan, table.fds, registering)
@@ -234,7 +242,7 @@ class Sandboxes:
         table = FdTable()
         tree = _mapper(stack, table, lease.userns)
         _fresh_work_directory(spec.writable)
-        stdin = _pipe(stack, lease.uid_base)
+        stdin = _pipe(stack, lease.uid_base + spec.user.uid)
         stdin.close_write()  # the command reads an end of file, not the daemon's input
         plan = StartPlan(
             layers=tuple(tree(layer, syscalls.MOUNT_ATTR_RDONLY) for layer in spec.layers),
@@ -251,6 +259,10 @@ class Sandboxes:
             files={name: table.add(_memory_file(stack, content)) for name, content in spec.files.items()},
             binds={name: tree(path, _BIND) for name, path in spec.binds.items()},
             redirects=spec.redirects,
+            executable=spec.executable,
+            uid=spec.user.uid,
+            gid=spec.user.gid,
+            groups=spec.user.groups,
         )
         return table, plan
 

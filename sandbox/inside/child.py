@@ -151,13 +151,15 @@ def _open_terminal(plan: JoinPlan, reply: int) -> int:
         socket.send_fds(channel, [b"m"], [master])
     os.close(master)
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    if plan.uid:
+        os.fchown(slave, plan.uid, -1)  # or the user could not open it by its name
     return slave
 
 
 def _become(plan: StartPlan | JoinPlan, fds: list[int], step: _Step, streams: tuple[int, int, int]) -> None:
-    """Everything of a tenant's process but its program."""
-    step.name = f"change to the directory {plan.cwd}"
-    os.chdir(plan.cwd)
+    """Everything of a tenant's process but its program. The directory is entered as the user: a link that one put there leads
+    nobody to where only root inside may go.
+    """
     os.umask(0o022)
     step.name = "drop privileges"
     filters = [os.pread(fds[index], os.fstat(fds[index]).st_size, 0) for index in plan.seccomp]
@@ -165,6 +167,10 @@ def _become(plan: StartPlan | JoinPlan, fds: list[int], step: _Step, streams: tu
         os.dup2(stream, number)
     syscalls.close_range_on_exec(3)
     credentials.drop_privileges(filters)
+    step.name = f"become the user {plan.uid}:{plan.gid}"
+    credentials.become_user(plan.uid, plan.gid, plan.groups)
+    step.name = f"change to the directory {plan.cwd}"
+    os.chdir(plan.cwd)
     credentials.die_with_parent()
     step.name = f"run {plan.argv[0]}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from collections.abc import Sequence
 
 import prctl
 
@@ -66,7 +67,7 @@ def enter_user_namespace(userns: int) -> None:
 
 
 def drop_privileges(filters: list[bytes]) -> None:
-    """Capabilities to the profile's short list, no new privileges, seccomp; the last step before exec."""
+    """Capabilities to the profile's short list, no new privileges, seccomp; after it this is a tenant's process."""
     for number in range(_LAST_CAPABILITY + 1):
         if not profile.CAPABILITY_MASK & (1 << number):
             prctl.capbset_drop(number)  # raises for one that it doesn't know: better no sandbox than one more privilege
@@ -74,6 +75,22 @@ def drop_privileges(filters: list[bytes]) -> None:
     prctl.set_no_new_privs(1)
     for program in filters:
         syscalls.load_seccomp(program)
+
+
+def become_user(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Become another user of the sandbox than its root; one that isn't root keeps no capability.
+
+    Only when everything else is dropped: from here on, others of this user may signal this process, and change its priority and
+    limits. They can't trace it or have its descriptors, and it has no right that they haven't.
+    """
+    if (uid, gid, *groups) == (0, 0):
+        return
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)  # to another than 0, the kernel takes all capabilities
+    hide()  # a change of ids sets what fs.suid_dumpable says
+    if uid:
+        syscalls.capset(0)  # whatever the securebits are
 
 
 def limit_resources() -> None:

@@ -24,7 +24,7 @@ from sandbox.inside.plan import StartPlan
 
 _PLAIN = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
 _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY
-_NO_SUID, _NO_EXEC = syscalls.MOUNT_ATTR_NOSUID, syscalls.MOUNT_ATTR_NOEXEC
+_NO_SUID, _NO_DEV, _NO_EXEC = syscalls.MOUNT_ATTR_NOSUID, syscalls.MOUNT_ATTR_NODEV, syscalls.MOUNT_ATTR_NOEXEC
 _SAFE_DIR = os.O_PATH | os.O_DIRECTORY
 _INSIDE_ONLY = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
 
@@ -62,7 +62,7 @@ def prepare(uid_base: int) -> Prepared:
         proc=_mount_new(stage, "proc", "proc", {}, _PLAIN),
         sys=_mount_new(stage, "sys", "sysfs", {}, _PLAIN | _READ_ONLY),
         dev=_mount_new(stage, "dev", "tmpfs", {**owner, "size": "1m", "nr_inodes": "4096"}, _NO_SUID | _NO_EXEC),
-        hutch=_mount_new(stage, "hutch", "tmpfs", {**owner, "size": "64m"}, _PLAIN),
+        hutch=_mount_new(stage, "hutch", "tmpfs", {**owner, "size": "64m"}, _NO_SUID | _NO_DEV),
     )
     _fill_dev(prepared.dev, uid_base)
     _mask(stage)
@@ -159,7 +159,8 @@ def _fill_hutch_directory(mount: int, plan: StartPlan, fds: list[int]) -> None:
         for depth in range(1, len(parts) + 1):
             os.mkdir("/".join(parts[:depth]), dir_fd=mount)
         syscalls.move_mount(fds[index], mount, name)
-    syscalls.mount_setattr(mount, _READ_ONLY)
+    # Nobody inside has run yet. An image's entrypoint is given a program to start; there it can be run, and nowhere else.
+    syscalls.mount_setattr(mount, _READ_ONLY if plan.executable else _READ_ONLY | _NO_EXEC)
 
 
 def _mask(root: int) -> None:

@@ -16,6 +16,7 @@ class StartPlan(NamedTuple):
     With `redirects`, a directory that came from below can be renamed (see mounts.py).
     `layers` are descriptor indexes of detached, id-mapped mounts, bottom first; `writable` that of one which holds `upper` and
     `work`. `files` maps names below /run/hutch to descriptor indexes of their content, `binds` paths there to those of mounts.
+    `executable`: these files can be run. `uid`, `gid` and `groups` are the sandbox's own ids of whom everything in it runs as.
     """
 
     layers: tuple[int, ...]
@@ -33,6 +34,10 @@ class StartPlan(NamedTuple):
     binds: dict[str, int]
     redirects: bool = False
     status: int = 0
+    executable: bool = False
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
 
 
 class JoinPlan(NamedTuple):
@@ -53,6 +58,9 @@ class JoinPlan(NamedTuple):
     terminal: int | None = None
     rows: int = 24
     columns: int = 80
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
 
 
 class StandbyPlan(NamedTuple):
@@ -102,7 +110,7 @@ def decode(data: bytes) -> Plan:
     """Parse what `encode` wrote. Raises ValueError, TypeError or KeyError on anything else."""
     fields = json.loads(data)
     cls = _KINDS[fields.pop("kind")]
-    for name in ("layers", "seccomp", "cgroup", "argv"):
+    for name in ("layers", "seccomp", "cgroup", "argv", "groups"):
         if name in fields:
             fields[name] = tuple(fields[name])
     plan: Plan = cls(**fields)

@@ -93,6 +93,7 @@ def test_a_system_layer_is_made_once_and_named_by_its_content(store: Store) -> N
         "etc/run": File(b"#!/bin/sh\n", 0o755),
         "etc/link": Link("../x"),
         "empty": Directory(0o700),
+        "theirs": Directory(owner=(1000, 2000)),
     }
     layer = make_system_layer(store, files)
     path = store.layer_path(layer)
@@ -100,6 +101,7 @@ def test_a_system_layer_is_made_once_and_named_by_its_content(store: Store) -> N
     assert (path / "etc/run").stat().st_mode & 0o777 == 0o755
     assert str((path / "etc/link").readlink()) == "../x"
     assert (path / "empty").stat().st_mode & 0o777 == 0o700
+    assert ((path / "theirs").stat().st_uid, (path / "theirs").stat().st_gid) == (1000, 2000)
     assert path.stat().st_mode & 0o777 == (path / "etc").stat().st_mode & 0o777 == 0o755
     assert (path / "etc").stat().st_mtime == 0
     assert make_system_layer(store, dict(reversed(files.items()))) == layer

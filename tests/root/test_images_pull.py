@@ -23,7 +23,7 @@ from tests.support.archives import Layer, docker_save, member, small_root, tar
 from tests.support.certificates import Authority
 from tests.support.images import quiet
 
-CONFIG = {"Env": ["PATH=/bin", "MADE_BY=registry"], "WorkingDir": "/srv"}
+CONFIG = {"Env": ["PATH=/bin", "MADE_BY=registry"], "WorkingDir": "/srv", "Entrypoint": ["tini"]}
 BULK = os.urandom(3_000_000)
 
 
@@ -102,10 +102,11 @@ def nothing_is_left(store: Store) -> bool:
 def test_an_image_comes_with_its_config_and_shares_layers(store: Store, trusted: Registry) -> None:
     image = pull(store, f"localhost:{trusted.port}/team/app:1", "app", quiet)
     assert image.config.env == {"PATH": "/bin", "MADE_BY": "registry"}
-    assert image.config.workdir == "/srv"
+    assert (image.config.workdir, image.config.entrypoint) == ("/srv", ("tini",))
     assert (store.layer_path(image.layers[-1]) / "srv/file").read_text() == "two"
     assert [one.name for one in store.list_images()] == ["app"]
-    again = pull(store, f"localhost:{trusted.port}/bulk:1", "bulk", quiet)
+    again = pull(store, f"localhost:{trusted.port}/bulk:1", "bulk", quiet, entrypoint=False)
+    assert (again.config.workdir, again.config.entrypoint) == ("/srv", ())
     assert (store.layer_path(again.layers[-1]) / "bulk").read_bytes() == BULK
     assert set(image.layers) & set(again.layers), "the layer that both have is stored once"
     assert list((store.root / "staging").iterdir()) == []

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rootfs.system_layer import File
+from rootfs.image import ImageConfig
+from rootfs.system_layer import Directory, File
+from rootfs.users import User
 from sandbox.core import environment
 
 EARLY_RETURN = {
@@ -41,6 +43,46 @@ def test_variables_of_the_task_win_over_the_image_and_ours() -> None:
     merged = environment.variables({"PATH": "/image", "A": "image"}, {"SSL_CERT_FILE": "/x"}, {"A": "task"})
     assert merged["PATH"] == merged["HUTCH_PATH"] == "/image"
     assert (merged["A"], merged["HOME"], merged["SSL_CERT_FILE"]) == ("task", "/root", "/x")
+
+
+def test_a_phase_is_its_user_s() -> None:
+    app = User(1000, 1000, (5,), "app", "/home/app")
+    merged = environment.variables({}, {}, {}, app)
+    assert (merged["HOME"], merged["USER"], merged["LOGNAME"]) == ("/home/app", "app", "app")
+    assert environment.variables({"HOME": "/of/image"}, {}, {}, app)["HOME"] == "/of/image"
+    assert environment.overlay_files(app)["workspace"] == Directory(owner=(1000, 1000))
+    assert environment.overlay_files()["workspace"] == Directory()
+
+
+def test_without_an_entrypoint_nothing_is_added() -> None:
+    assert environment.entered(ImageConfig(), ["a", "b"]) == (("a", "b"), {})
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "program"),
+    [("tini", "tini"), ("/e.sh", "/e.sh"), ("./e.sh", "/srv/./e.sh"), ("bin/e", "/srv/bin/e")],
+)
+def test_a_relative_entrypoint_is_so_to_the_image_s_directory(entrypoint: str, program: str) -> None:
+    argv, _ = environment.entered(ImageConfig(entrypoint=(entrypoint, "--"), workdir="/srv"), ["true"])
+    assert argv == (program, "--", "/run/hutch/start")
+
+
+@pytest.mark.parametrize("entrypoint", ['exec "$@"', 'exec bash --login "$@"', '"$@"'])
+def test_what_an_entrypoint_is_given_runs_the_command_as_it_is(tmp_path: Path, entrypoint: str) -> None:
+    command = ["a b", "'", "$HOME", "", "\n", "\udcff", "-n"]
+    _, files = environment.entered(
+        ImageConfig(entrypoint=("/e",)), ["bash", "-c", 'printf "%s|" "$PATH" "$@"', "0", *command]
+    )
+    start = tmp_path / "start"
+    start.write_bytes(files["start"])
+    start.chmod(0o755)
+    wrapped = ["bash", "-c", f"export PATH=/by/entrypoint:$PATH HUTCH_PATH=/old; {entrypoint}", "entrypoint", start]
+    done = subprocess.run(
+        wrapped, capture_output=True, timeout=20, check=True, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    )
+    path, *said = done.stdout.decode("utf-8", "surrogateescape").split("|")
+    assert said == [*command, ""]
+    assert "bash --login" in entrypoint or path == "/by/entrypoint:/usr/bin:/bin"
 
 
 def _run(home: Path, shell: str, command: str, **env: str) -> str:

@@ -15,6 +15,7 @@ from sandbox.inside.plan import GatewayPlan, JoinPlan, LeasePlan, Plan, StandbyP
 JOIN = JoinPlan(1, (2, 3), ("sh", "-c", "é\n"), {"A": "b=c", "EMPTY": ""}, "/", terminal=5, rows=50)
 PLANS: tuple[Plan, ...] = (
     StartPlan((1, 2), 3, 4, 5, (6, 7), 8, 9, 10, ("/bin/true",), {}, "/", {"setup.sh": 12}, {"git/objects": 13}, 11),
+    StartPlan((1,), 3, 4, 5, (), 8, 9, 10, ("x",), {}, "/", {}, {}, executable=True, uid=1000, gid=1, groups=(5, 6)),
     JOIN,
     StandbyPlan("1", 1),
     LeasePlan(1 << 30, 1, 2, "first", 3, (4, 5)),

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from rootfs.errors import ImageError
+from rootfs.image import Image, ImageConfig
 from rootfs.runtime_recipe import UnknownRuntime, activated, asked_by_variables, find, recipes
+from sandbox.core.images import Base
+from sandbox.core.model import TaskSpec
+from sandbox.core.runtimes import of_task
 
 WANTED = {
     "python": {"3.11", "3.13"}, "node": {"18", "20", "22", "24"}, "java": {"17", "21"},
@@ -123,6 +127,19 @@ def test_a_longer_version_has_the_parameters_of_the_shorter() -> None:
 def test_variables_of_hosted_clouds_ask_for_runtimes() -> None:
     env = {"CODEX_ENV_NODE_VERSION": "22", "CODEX_ENV_GO_VERSION": "", "CODEX_ENV_COBOL_VERSION": "1", "PATH": "/x"}
     assert asked_by_variables(env) == {"node": "22"}
+
+
+def test_variables_are_left_to_an_image_that_starts_commands_itself() -> None:
+    spec = TaskSpec(
+        ("true",), env={"CODEX_ENV_NODE_VERSION": "22", "CODEX_ENV_RUST_VERSION": "0.1"}, runtimes={"java": "21"}
+    )
+    image = Image("x", ("0" * 64,), ImageConfig(entrypoint=("/e",)), "", 0, "")
+    assert [one.label for one in of_task(spec, Base(image, image.layers, True))] == ["java 21"]
+    image = replace(image, config=ImageConfig())
+    with pytest.raises(UnknownRuntime, match="rust"):
+        of_task(spec, Base(image, image.layers, True))
+    spec = replace(spec, env={"CODEX_ENV_NODE_VERSION": "22"})
+    assert [one.label for one in of_task(spec, Base(image, image.layers, True))] == ["java 21", "node 22"]
 
 
 def test_what_is_asked_for_comes_first() -> None:

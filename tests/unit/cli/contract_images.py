@@ -49,8 +49,9 @@ async def remove_image(name: str) -> Response:
     return Response(status_code=204)
 
 
-def _image(name: str, size: int, source: str) -> dict[str, Any]:
-    config = {"env": {"PATH": "/usr/bin"}, "workdir": "/", "user": "", "entrypoint": [], "cmd": []}
+def _image(name: str, size: int, source: str, entrypoint: bool = False) -> dict[str, Any]:
+    argv = ["tini", "--\x1b"] if entrypoint else []
+    config = {"env": {"PATH": "/usr/bin"}, "workdir": "/", "user": "", "entrypoint": argv, "cmd": []}
     made = {"name": name, "digest": "sha256:00", "layers": ["l1"], "config": config, "created": "2026-01-01T00:00:00Z"}
     images[name] = {**made, "size": size, "source": source}
     return images[name]
@@ -72,7 +73,7 @@ async def build(request: Request) -> StreamingResponse:
 
 
 @router.put("/images/{name}")
-async def import_image(name: str, request: Request) -> StreamingResponse:
+async def import_image(name: str, request: Request, entrypoint: bool = True) -> StreamingResponse:
     if name == "refused":
         raise Refusal(413, "the disk has no room for that archive", "run: hutch gc")
     size = 0
@@ -81,6 +82,16 @@ async def import_image(name: str, request: Request) -> StreamingResponse:
 
     async def lines() -> AsyncIterator[bytes]:
         yield line({"progress": "unpacking"})
-        yield line({"result": _image(name, size, request.headers["x-hutch-source"])})
+        yield line({"result": _image(name, size, request.headers["x-hutch-source"], entrypoint)})
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+@router.post("/images/pull")
+async def pull_image(request: Request) -> StreamingResponse:
+    spec = await request.json()
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield line({"result": _image(spec["name"], 1, spec["reference"], spec["entrypoint"])})
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")

@@ -142,6 +142,16 @@ def test_image_import_streams_the_file(server: Server, tmp_path: Path, size: int
     assert server.hutch("image", "show", "mine").returncode == 1
 
 
+@pytest.mark.parametrize("command", [("import", "-", "--name", "some"), ("pull", "registry.example/some:1")])
+def test_an_image_s_entrypoint_is_told_and_can_be_left_out(server: Server, command: tuple[str, ...]) -> None:
+    done = server.hutch("image", *command, input=b"x")
+    assert b"image some, 1 B, whose entrypoint starts what runs in it: tini '--" in done.stdout
+    assert b"\x1b" not in done.stdout
+    assert b"entrypoint:  tini '--" in server.hutch("image", "show", "some").stdout
+    assert server.hutch("image", *command, "--no-entrypoint", input=b"x").stdout == b"image some, 1 B\n"
+    assert b"entrypoint:  none\n" in server.hutch("image", "show", "some").stdout
+
+
 def test_image_import_from_a_pipe(server: Server) -> None:
     done = server.hutch("image", "import", "-", "--name", "piped", "--json", input=b"x" * 100_000)
     assert json.loads(done.stdout)["size"] == 100_000
