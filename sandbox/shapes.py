@@ -17,11 +17,14 @@ class ErrorText(TypedDict):
 
 
 class Limits(TypedDict, total=False):
-    """Limits of a task's sandboxes: memory in bytes, cpus in cores (may be 1.5), pids in processes and threads."""
+    """Limits of a task's sandboxes: memory in bytes, cpus in cores (may be 1.5), pids in processes and threads; and of what the
+    task has on the disk: bytes and files, None without a limit."""
 
     memory: int
     cpus: float
     pids: int
+    disk: int | None
+    files: int | None
 
 
 class PhaseNetwork(TypedDict, total=False):
@@ -160,13 +163,14 @@ class Network(TypedDict):
 
 
 class Ceiling(TypedDict):
-    """What the administrator lets no task exceed: denied to all, the most an agent may have, what may be private, and from
-    which file (empty: none)."""
+    """What the administrator lets no task exceed: denied to all, the most an agent may have, what may be private, from
+    which file (empty: none), and the most of each limit."""
 
     deny: list[str]
     agent_access: str
     private: list[str]
     file: str
+    limits: dict[str, float]
 
 
 class NetworkState(TypedDict):

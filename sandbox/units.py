@@ -1,4 +1,4 @@
-"""Amounts as people write them, in options and in hutch.toml: durations and sizes. Pure; raises ValueError with what to write."""
+"""Amounts as people write and read them: durations and sizes. Pure; raises ValueError with what to write."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def duration(text: str) -> int:
     if total <= 0:
         raise ValueError(f"{text!r} is no duration: write 90, 90s, 15m, 2h or 1h30m, more than zero")
     return total
+
+
+def bytes_text(count: float) -> str:
+    """An amount of bytes as people read it: 0 B, 1.5 KiB, 12 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
 
 
 def size(text: str) -> int:

@@ -43,7 +43,7 @@ class Resolved:
             "secrets": list(spec.secrets),
             "secret_paths": list(spec.secret_paths),
             "network": {phase: asdict(setting) for phase, setting in spec.network.items()},
-            "limits": asdict(spec.limits or default),
+            "limits": {**asdict(spec.limits or default), "disk": spec.disk, "files": spec.files},
             "cache": {"lifetime": cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime},
         }
         name = self.environment.called(self.user.uid) if self.environment else None

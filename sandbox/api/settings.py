@@ -46,11 +46,13 @@ class Strict(BaseModel):
 
 
 class LimitsRequest(Strict):
-    """Limits of each sandbox: bytes (or "2G"), cores, processes."""
+    """Limits of each sandbox: bytes (or "2G"), cores, processes; and of what the task has on the disk, files and bytes."""
 
     memory: Annotated[Amount, Field(ge=16 << 20)] | None = None
     cpus: float | None = Field(None, ge=0.01, le=4096)
     pids: int | None = Field(None, ge=8, le=1 << 22)
+    disk: Annotated[Amount, Field(ge=1 << 20)] | None = None
+    files: int | None = Field(None, ge=100)
 
 
 class CacheRequest(Strict):
@@ -153,6 +155,8 @@ class MergedSettings(Settings):
             limits=Limits(limits.memory or default.memory, limits.cpus or default.cpus, limits.pids or default.pids)
             if limits
             else None,
+            disk=limits.disk if limits else None,
+            files=limits.files if limits else None,
             cache_lifetime=0.0 if cache.enabled is False else cache.lifetime,
         )
 

@@ -22,12 +22,13 @@ def add_routes(app: FastAPI, services: Services) -> None:
     @app.post("/tasks", status_code=202)
     async def create_task(body: TaskRequest, user: Peer) -> Response:
         """Accept a task."""
-        spec = task_spec(services.environments, user, body, services.runtime.default_limits)
-        services.runtime.secrets.of(spec.owner, spec.lent).check(spec.secrets)
+        runtime = services.runtime
+        spec = runtime.ceiling.capped(task_spec(services.environments, user, body, runtime.default_limits))
+        runtime.secrets.of(spec.owner, spec.lent).check(spec.secrets)
         for phase, setting in spec.network.items():
-            services.runtime.ceiling.check(phase, setting)
+            runtime.ceiling.check(phase, setting)
         # An unknown image or runtime is told here or never.
-        runtimes.of_task(spec, await services.runtime.bases.get(spec.image))
+        runtimes.of_task(spec, await runtime.bases.get(spec.image))
         return JSONResponse(scheduler.submit(spec).shown(), 202)
 
     @app.get("/tasks")

@@ -10,8 +10,9 @@ import time
 import click
 
 from sandbox.cli.common import Group, json_option, pass_client
-from sandbox.cli.output import bytes_text, plural, print_json, print_line, print_table, seconds_text
+from sandbox.cli.output import plural, print_json, print_line, print_table, seconds_text
 from sandbox.client import Client
+from sandbox.units import bytes_text
 
 
 @click.group(cls=Group)

@@ -17,9 +17,10 @@ import click
 
 from sandbox.cli import env_text, project
 from sandbox.cli.common import Group, environment_argument, json_option, pass_client
-from sandbox.cli.output import bytes_text, plural, print_json, print_line, print_table
+from sandbox.cli.output import plural, print_json, print_line, print_table
 from sandbox.cli.settings_options import settings, settings_options
 from sandbox.client import Client, HutchError
+from sandbox.units import bytes_text
 
 _optional_name = click.argument("name", metavar="[NAME]", required=False)
 

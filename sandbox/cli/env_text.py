@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.cli import project
-from sandbox.cli.output import bytes_text, seconds_text
+from sandbox.cli.output import seconds_text
 from sandbox.client import ApiError, HutchError
+from sandbox.units import bytes_text
 
 _ORDER = (
     "repo",
@@ -69,7 +70,7 @@ def value_text(value: Any, path: str = "") -> str:
     """A value on one line of a table."""
     if value is None:
         return "-"
-    if path == "limits.memory":
+    if path in ("limits.memory", "limits.disk"):
         return bytes_text(value)
     if path in ("timeout", "cache.lifetime"):
         return seconds_text(value)

@@ -10,12 +10,13 @@ import click
 
 from sandbox.cli import project
 from sandbox.cli.common import json_option, pass_client
-from sandbox.cli.output import bytes_text, print_json, print_line, print_table, seconds_text
+from sandbox.cli.output import print_json, print_line, print_table, seconds_text
 from sandbox.cli.render import Renderer, exit_code
 from sandbox.cli.screen import Screen
 from sandbox.cli.settings_options import settings, settings_options
 from sandbox.cli.trial import PROBE, VERSION_MAX, attend, tools_in, trial
 from sandbox.client import Client
+from sandbox.units import bytes_text
 
 _STAY = "echo ready; while :; do sleep 3600; done"
 

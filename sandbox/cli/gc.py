@@ -9,9 +9,10 @@ import click
 
 from sandbox import units
 from sandbox.cli.common import Parsed, json_option, pass_client
-from sandbox.cli.output import bytes_text, plural, print_json, print_line
+from sandbox.cli.output import plural, print_json, print_line
 from sandbox.client import Client
 from sandbox.shapes import Collected
+from sandbox.units import bytes_text
 
 
 @click.command()

@@ -14,10 +14,11 @@ import click
 
 from sandbox.cli.common import Group, image_argument, json_option, pass_client
 from sandbox.cli.image_verify import verify
-from sandbox.cli.output import STDOUT, bytes_text, paint, print_json, print_line, print_table, printable
+from sandbox.cli.output import STDOUT, paint, print_json, print_line, print_table, printable
 from sandbox.cli.progress import Progress, open_progress
 from sandbox.client import Client, HutchError
 from sandbox.shapes import Image
+from sandbox.units import bytes_text
 
 _CHUNK = 1024 * 1024
 RECIPES = ("base", "universal")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sandbox.cli.output import bytes_text
 from sandbox.shapes import Denied, Explanation, NetworkChange, NetworkState, PhaseNetwork
+from sandbox.units import bytes_text
 
 _DNS = 53  # the port of what was refused when its name was asked for; nothing else reaches it
 MAX_DENIED = 20  # names that the end of a task lists

@@ -70,15 +70,6 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def bytes_text(count: float) -> str:
-    """An amount of bytes as people read it: 0 B, 1.5 KiB, 12 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], styles: dict[str, str] | None = None) -> None:
     """A table on standard output: drawn by rich on a terminal, plain aligned columns for pipes and files.
 

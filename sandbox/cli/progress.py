@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from sandbox.cli.output import STDERR, bytes_text, colours, print_line, printable
+from sandbox.cli.output import STDERR, colours, print_line, printable
+from sandbox.units import bytes_text
 
 _EVERY = 3.0  # seconds between two lines that only count
 

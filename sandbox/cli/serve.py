@@ -89,6 +89,8 @@ def serve(
       deny = ["evil.example", "10.0.0.0/8"]           denied to every task in every phase
       agent_access = "limited"                        the most an agent may have: off, limited or unrestricted
       private = ["git.corp.example", "10.1.0.0/16"]   names and networks that may be private (as --private-name)
+      limits = { memory = "16G", disk = "50G" }       the most of memory, cpus, pids, disk, files; disk and files also
+                                                      hold for tasks that ask for none
     """
     if os.geteuid() != 0:
         raise HutchError("hutch serve makes namespaces and mounts, which needs root", "run it as root, or with sudo")

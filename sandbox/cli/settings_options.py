@@ -27,6 +27,7 @@ _SETUP_HELPS = {
     "deny": "As --deny, for setup and maintenance; repeatable.",
     "methods": "As --methods, for setup and maintenance.",
 }
+_LIMITS = ("memory", "cpus", "pids", "disk", "files")
 _OPTIONS = (
     click.option(
         "--image", metavar="NAME", shell_complete=complete_images, help="The image.  [default: base]"
@@ -65,6 +66,11 @@ _OPTIONS = (
     ),
     click.option("--pids", type=click.IntRange(min=1), metavar="N", help="Limit of processes and threads."),
     click.option(
+        "--disk", type=Parsed("size", units.size), metavar="SIZE",
+        help="End the task when it has more on the disk, for example 10G; its log and diff stay.",
+    ),
+    click.option("--files", type=click.IntRange(min=100), metavar="N", help="Or more files than this."),
+    click.option(
         "--cache-lifetime", type=Parsed("duration|off", parse.lifetime), metavar="DURATION|off",
         help="How long setup's result is kept for other tasks.  [default: 12h]",
     ),
@@ -92,7 +98,7 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
         "secrets": list(options["secrets"]) or None,
         "secret_paths": list(options["secret_paths"]) or None,
         "network": {phase: setting for phase, setting in network.items() if setting} or None,
-        "limits": {name: options[name] for name in ("memory", "cpus", "pids") if options[name] is not None} or None,
+        "limits": {name: options[name] for name in _LIMITS if options[name] is not None} or None,
         "cache": None if lifetime is None else {"lifetime": lifetime} if lifetime else {"enabled": False},
     }
     return {name: value for name, value in given.items() if value is not None}

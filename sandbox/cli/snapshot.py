@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 import click
 
 from sandbox.cli.common import Group, complete, json_option, pass_client
-from sandbox.cli.output import bytes_text, plural, print_json, print_line, print_table, printable, seconds_text
+from sandbox.cli.output import plural, print_json, print_line, print_table, printable, seconds_text
 from sandbox.client import Client
 from sandbox.shapes import Snapshot
+from sandbox.units import bytes_text
 
 
 def _complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -3,15 +3,17 @@
     deny = ["evil.example", "10.0.0.0/8"]     rules; denied to every task in every phase
     agent_access = "limited"                  the most that an agent may have: off, limited or unrestricted
     private = ["git.corp.example", "10.1.0.0/16"]   names and networks that may be private addresses
+    limits = { memory = "16G", disk = "50G" }       the most of each: memory, cpus, pids, disk, files
 
 Strict: a file that is not understood to its last word stops the start, since what was meant to forbid would be missing.
 """
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Final
@@ -19,21 +21,28 @@ from typing import Any, Final
 from proxy.addresses import kind
 from proxy.names import BadName, canonical
 from proxy.rules import BadRule, Rule, parse_rule
+from sandbox import units
 from sandbox.core.errors import BadRequest, TaskError
+from sandbox.core.model import TaskSpec
 from sandbox.core.network import ACCESSES, NetworkSpec
+from sandbox.host.cgroup_layout import Limits
 
 DEFAULT_FILE: Final = Path("/etc/hutch/ceiling.toml")
+_LIMITS: Final = {"memory": 16 << 20, "cpus": 0.01, "pids": 8, "disk": 1 << 20, "files": 100}  # the least of each
 _REMEDY: Final = "hutch serve --help shows such a file"
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """`deny`: rules without that word. `private`: names and networks. `file`: where it was read, empty without one."""
+    """`deny`: rules without that word. `private`: names and networks. `file`: where it was read, empty without one. `limits`: the
+    most of each.
+    """
 
     deny: tuple[str, ...] = ()
     agent_access: str = "unrestricted"
     private: tuple[str, ...] = ()
     file: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def with_private(self, names: Iterable[str]) -> Ceiling:
         """The same with more names and networks that may be private."""
@@ -50,6 +59,26 @@ class Ceiling:
         for rule in map(parse_rule, spec.rules):
             if not rule.deny:
                 self._check_rule(rule, denials)
+
+    def capped(self, spec: TaskSpec) -> TaskSpec:
+        """The task with limits where it asked for none. Raises BadRequest for one that is above the ceiling."""
+        given = {**(asdict(spec.limits) if spec.limits else {}), "disk": spec.disk, "files": spec.files}
+        for name, most in self.limits.items():
+            asked = given.get(name)
+            if asked is not None and asked > most:
+                text = f"limits.{name}: {_amount(name, asked)} is above the ceiling of {_amount(name, most)} in {self.file}"
+                raise BadRequest(text, f"--{name} {_amount(name, most)}, or ask the administrator of the daemon")
+        most_files = self.limits.get("files")
+        return replace(
+            spec,
+            disk=int(self.limits["disk"]) if spec.disk is None and "disk" in self.limits else spec.disk,
+            files=int(most_files) if spec.files is None and most_files else spec.files,
+        )
+
+    def lowered(self, limits: Limits) -> Limits:
+        """Limits of a sandbox, none of them above the ceiling."""
+        most = {name: self.limits[name] for name in asdict(limits) if name in self.limits}
+        return replace(limits, **{name: min(value, getattr(limits, name)) for name, value in most.items()})
 
     def _check_rule(self, rule: Rule, denials: Iterable[Rule]) -> None:
         remedy = "leave the rule out, or ask the administrator of the daemon"
@@ -152,10 +181,37 @@ def _network(text: str) -> IPv4Network | IPv6Network | None:
         return None
 
 
+def _limits(value: Any) -> dict[str, float]:
+    known = ", ".join(_LIMITS)
+    if not isinstance(value, dict) or not value.keys() <= set(_LIMITS):
+        raise ValueError(f"limits is a table of {known}, not {value!r}")
+    found = {name: units.size(most) if isinstance(most, str) else most for name, most in value.items()}
+    for name, most in found.items():
+        if (
+            not isinstance(most, int | float)
+            or isinstance(most, bool)
+            or not math.isfinite(most)
+            or most < _LIMITS[name]
+        ):
+            raise ValueError(
+                f"limits.{name} is a number, or a size like '16G', of {_LIMITS[name]} or more, not {value[name]!r}"
+            )
+    return {name: most if name == "cpus" else int(most) for name, most in found.items()}
+
+
+def _amount(name: str, value: float) -> str:
+    return units.bytes_text(value) if name in ("memory", "disk") else f"{value:g}"
+
+
 def _each(key: str, value: Any, expected: str, read: Callable[[str], str]) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{key} is a list of {expected}, not {value!r}")
     return tuple(dict.fromkeys(read(item) for item in value))
 
 
-_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {"deny": _deny, "agent_access": _agent_access, "private": _private}
+_KEYS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "deny": _deny,
+    "agent_access": _agent_access,
+    "private": _private,
+    "limits": _limits,
+}

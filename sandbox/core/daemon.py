@@ -38,6 +38,7 @@ from sandbox.api.services import Services
 from sandbox.core import phases
 from sandbox.core.ceiling import Ceiling
 from sandbox.core.ceiling import load as load_ceiling
+from sandbox.core.disk_watch import DiskWatch
 from sandbox.core.environments import Environments
 from sandbox.core.errors import TaskError
 from sandbox.core.execs import Execs
@@ -124,10 +125,12 @@ async def _serve(settings: Settings) -> None:
                 _log.info("the ceiling of all tasks is %s", settings.ceiling.file)
             gc.collect()
             gc.freeze()  # what is here now stays: no collection has to look at it again, while somebody waits for a start
-            tidying = asyncio.create_task(keep_tidy(runtime, scheduler))
+            watch = DiskWatch(runtime, scheduler).watch()
+            keeping = [asyncio.create_task(one) for one in (keep_tidy(runtime, scheduler), watch)]
             await stop.wait()
             _log.info("ending")
-            tidying.cancel()
+            for one in keeping:
+                one.cancel()
             # Tasks first: their followers' connections then end by themselves.
             await scheduler.close()
             await services.relays.close()
@@ -175,7 +178,7 @@ async def _runtime(stack: contextlib.AsyncExitStack, settings: Settings, store: 
     filter_process = egress.Filter(config, gateway.tcp, gateway.dns)
     stack.push_async_callback(filter_process.close)
     await filter_process.start()
-    limits = _default_limits()
+    limits = settings.ceiling.lowered(_default_limits())
     leases = Leases(spawners.current, gateway, cgroups, ids, limits)
     stack.push_async_callback(leases.close)
     leases.refill()

@@ -62,6 +62,8 @@ class TaskSpec:
     runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> version
     owner: int = 0
     lent: Mapping[str, int] = field(default_factory=dict)
+    disk: int | None = None  # bytes that it may have on the disk
+    files: int | None = None
 
     @property
     def caches(self) -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import shlex
 import time
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -22,6 +23,7 @@ from rootfs.refs import packed_refs
 from rootfs.runtime_recipe import RuntimeVersion, activated
 from rootfs.tree import remove_tree
 from rootfs.users import ROOT
+from sandbox import units
 from sandbox.core import environment
 from sandbox.core.errors import Conflict, PhaseFailed
 from sandbox.core.hiding import Hiding, spellings
@@ -37,6 +39,7 @@ from sandbox.host import jobs
 from sandbox.host.cgroup import CgroupError, Limits
 from sandbox.host.sandbox import Sandbox, SandboxSpec
 
+_CLOCK: Final = 1.0  # seconds that the clock of the kernel's log may be off
 _SCAN_TIMEOUT: Final = 1800.0
 _KILLED: Final = 137  # the exit code of a phase that had to be killed, as shells tell it
 _GRACE: Final = 3.0  # seconds between SIGTERM and SIGKILL for a phase that must end
@@ -68,6 +71,7 @@ class PhaseContext:
         self.policies = Policies(runtime, task, journal.notice)
         self.base: Base
         self.phases: list[Phase] = []
+        self.limits_hit: list[tuple[str, str]] = []  # what was reached, and the remedy
         self.sandbox: Sandbox | None = None
 
     def prepare(self, base: Base, source: Source | None) -> None:
@@ -232,7 +236,7 @@ class PhaseContext:
                     raise PhaseFailed(
                         f"{name}: cannot keep its output: {lost[0].strerror}", "free some space (hutch gc)"
                     )
-                self._tell_limits(name, sandbox)
+                self._tell_limits(name, sandbox, started)
         finally:
             self.sandbox = None
             self.ended(Phase(name, time.monotonic() - started, code))
@@ -249,16 +253,26 @@ class PhaseContext:
                     await sandbox.wait()
             raise
 
-    def _tell_limits(self, phase: str, sandbox: Sandbox) -> None:
+    def _tell_limits(self, phase: str, sandbox: Sandbox, started: float) -> None:
         """Name the limit that a phase ran into: its exit code alone says nothing."""
         with contextlib.suppress(CgroupError, OSError):
             stats, limits = sandbox.lease.group.stats(), self._limits()
             if stats.oom_kills:
-                self._journal.notice(
-                    f"{phase}: the memory limit of {limits.memory >> 20} MiB was reached; --memory raises it"
+                names = Counter(sandbox.lease.group.killed_for_memory(started - _CLOCK))
+                killed = ", ".join(
+                    f"{name} ({count} times)" if count > 1 else name for name, count in names.most_common(5)
                 )
+                reached = f"memory: {units.bytes_text(limits.memory)} reached" + (
+                    f", killed {killed}" if killed else ""
+                )
+                self._hit(phase, reached, "--memory raises it")
             if stats.pids_refused:
-                self._journal.notice(f"{phase}: the limit of {limits.pids} processes was reached; --pids raises it")
+                self._hit(phase, f"processes: {limits.pids} reached", "--pids raises it")
+
+    def _hit(self, phase: str, reached: str, remedy: str) -> None:
+        reached = self._journal.hiding.data(reached.encode("utf-8", "replace")).decode("utf-8", "replace")
+        self.limits_hit.append((f"{phase}: {reached}", remedy))
+        self._journal.notice(f"{phase}: {reached}; {remedy}")
 
     def _limits(self) -> Limits:
         return self._task.spec.limits or self._runtime.default_limits

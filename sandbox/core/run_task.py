@@ -55,12 +55,21 @@ class TaskRun:
         self.preparation = Preparation()
         self.driver: asyncio.Task[None] | None = None
         self._reason: str | None = None
+        self._limit: dict[str, str] | None = None  # which one it ran into
 
     def end(self, reason: str) -> None:
         """Make the task end as "cancelled", "timed_out" or "lost". The first reason counts: its unwinding is not interrupted."""
         if self._reason is None and self.driver is not None:
             self._reason = reason
             self.driver.cancel()
+
+    def end_for_limit(self, why: str, remedy: str) -> None:
+        """Make the task fail at once, since it has used up what it may; its log and diff stay."""
+        if self._reason is None:
+            self._limit = _text(why, remedy)
+            if self.context.sandbox is not None:
+                self.context.sandbox.kill()  # no time to tidy up: it goes on writing
+            self.end("limit")
 
     async def run(self) -> None:
         """Run the task to its end; never raises for what the task or the host did wrong."""
@@ -77,6 +86,7 @@ class TaskRun:
             error = _text(failure.message, failure.remedy)
             if self._reason:  # it was told to end, and failed at unwinding: that is not why it ended
                 state, _ = self._interrupted()
+                error = self._limit or error
         except OSError as failure:
             error = _text(f"the host failed: {failure}", "hutch doctor; df -h")
         except Exception as failure:  # a fault of ours must not take the daemon, or the task's end, with it
@@ -84,7 +94,14 @@ class TaskRun:
             error = _text(f"the daemon failed: {failure!r}", "please report this; its log has the details")
         finally:
             self._reason = self._reason or state  # what ends now is not interrupted any more
-            await self._finish(state, error)
+            await self._finish(state, self._with_limits(error) if state == "failed" else error)
+
+    def _with_limits(self, error: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """An error that names the limits which were hit: most often they are why."""
+        if not self.context.limits_hit:
+            return error
+        reached, remedies = ("; ".join(texts) for texts in zip(*self.context.limits_hit, strict=True))
+        return _text(f"{error['message']} ({reached})" if error else reached, remedies)
 
     async def change_network(self, edit: Edit) -> Change:
         """Change what the agent may reach; for one that runs it is in force when this returns. Raises as Policies.change."""
@@ -115,6 +132,8 @@ class TaskRun:
         match self._reason:
             case "cancelled":
                 return "cancelled", None
+            case "limit":
+                return "failed", self._limit
             case "timed_out":
                 return "timed_out", _text(f"the task took longer than {self.task.spec.timeout:g} s", "--timeout")
             case _:

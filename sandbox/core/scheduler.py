@@ -86,6 +86,10 @@ class Scheduler:
         """The run of a task that has not ended."""
         return self._runs.get(identity)
 
+    def running(self) -> list[TaskRun]:
+        """The runs of the tasks that have not ended."""
+        return list(self._runs.values())
+
     def current(self, identity: str, owner: int | None = None) -> Task:
         """A task of `owner`'s (None: of anybody's) by an unambiguous prefix of its id. Raises NotFound."""
         run = self._runs.get(identity)

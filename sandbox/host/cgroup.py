@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from sandbox.host import oom
 from sandbox.host.cgroup_files import CgroupError, descend, make_group, number, read, remove_group, table, write
 from sandbox.host.cgroup_layout import (
     NEEDED,
@@ -138,6 +139,10 @@ class Group:
             pids=number(pids / "pids.current"),
             pids_refused=table(pids / "pids.events").get("max", 0),
         )
+
+    def killed_for_memory(self, since: float) -> list[str]:
+        """The names of the processes that the kernel killed since a moment of the monotonic clock, as far as they are known."""
+        return oom.victims(self._directory("memory"), since)
 
     def _directory(self, controller: str) -> Path:
         tree = self.layout.tree_of(controller)

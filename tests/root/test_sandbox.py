@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -273,7 +274,18 @@ def test_many_small_processes_over_the_limit_do_not_take_the_sandbox_along(daemo
     script = 'python3 -c "$0"; echo still here'
     done = tasks.run(daemon, "sh", "-c", script, SWARM, limits={"memory": 100 << 20})
     assert (done["state"], tasks.output(daemon, done["id"])) == ("succeeded", b"still here\n")
-    assert "memory limit" in tasks.notices(daemon, done["id"])
+    assert "agent: memory: 100 MiB reached, killed python3 (" in tasks.notices(daemon, done["id"])
+
+
+def test_a_limit_that_ended_a_command_is_in_the_tasks_error(daemon: Daemon) -> None:
+    script = ["python3", "-c", "bytearray(b'x' * (90 << 20))"]
+    done = tasks.run(daemon, *script, limits={"memory": 64 << 20})
+    assert (done["state"], done["exit_code"]) == ("failed", 137)
+    # The kernel tells names of ten in five seconds only, and the test before had more.
+    assert re.fullmatch(r"agent: memory: 64\.0 MiB reached(, killed python3)?", done["error"]["message"])
+    assert done["error"]["remedy"] == "--memory raises it"
+    done = tasks.run(daemon, "true", setup=f'{script[0]} {script[1]} "{script[2]}"', limits={"memory": 64 << 20})
+    assert "setup failed with exit code 137 (setup: memory: 64.0 MiB reached" in done["error"]["message"]
 
 
 BOMB = """

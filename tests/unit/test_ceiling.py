@@ -9,7 +9,9 @@ import pytest
 from sandbox.core import ceiling
 from sandbox.core.ceiling import Ceiling, parse
 from sandbox.core.errors import BadRequest, TaskError
+from sandbox.core.model import TaskSpec
 from sandbox.core.network import OFF, UNRESTRICTED, NetworkSpec
+from sandbox.host.cgroup_layout import Limits
 
 FILE = """
 deny = ["Evil.example", "10.0.0.0/8", "https://half.example/upload/"]
@@ -36,7 +38,7 @@ def test_a_file_is_read_in_canonical_spelling() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("denny = []", "there is no key 'denny': the keys are deny, agent_access, private"),
+        ("denny = []", "there is no key 'denny': the keys are deny, agent_access, private, limits"),
         ("[deny]", "deny is a list of rules"),
         ('deny = "evil.example"', "deny is a list of rules"),
         ("deny = [1]", "deny is a list of rules"),
@@ -157,3 +159,45 @@ def test_what_is_denied_is_nobodys_to_leave_out() -> None:
     FULL.check("agent", OFF)
     FULL.check("setup", UNRESTRICTED)
     FULL.check("agent", NetworkSpec("limited", rules=("deny evil.example",)))
+
+
+CAPPED = parse('limits = { memory = "4G", cpus = 2, disk = "10G", files = 1000 }', "/c.toml")
+
+
+def test_limits_that_nobody_asked_for_are_the_ceilings() -> None:
+    spec = CAPPED.capped(TaskSpec(("true",)))
+    assert (spec.disk, spec.files, spec.limits) == (10 << 30, 1000, None)
+    assert CAPPED.lowered(Limits(8 << 30, 1.5, 100)) == Limits(4 << 30, 1.5, 100)
+    assert parse("", "/c.toml").capped(TaskSpec(("true",))) == TaskSpec(("true",))
+
+
+def test_limits_below_it_stay() -> None:
+    spec = TaskSpec(("true",), limits=Limits(1 << 30, 2.0, 1 << 20), disk=1 << 30, files=1000)
+    assert CAPPED.capped(spec) == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (
+            TaskSpec((), limits=Limits(5 << 30, 1.0, 9)),
+            "limits.memory: 5.0 GiB is above the ceiling of 4.0 GiB in /c.toml",
+        ),
+        (TaskSpec((), limits=Limits(1 << 30, 2.5, 9)), "limits.cpus: 2.5 is above the ceiling of 2 in"),
+        (TaskSpec((), disk=11 << 30), "limits.disk: 11.0 GiB is above"),
+        (TaskSpec((), files=1001), "limits.files: 1001 is above"),
+    ],
+)
+def test_limits_above_it_are_refused(spec: TaskSpec, words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        CAPPED.capped(spec)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["limits = 3", "limits = { ram = 1 }", 'limits = { memory = "lots" }', "limits = { memory = 1 }", "limits = { cpus = true }",
+     "limits = { cpus = nan }", "limits = { files = [] }"],
+)  # fmt: skip
+def test_limits_of_the_file_that_make_no_sense_stop_the_start(text: str) -> None:
+    with pytest.raises(TaskError, match="can't be used"):
+        parse(text, "/c.toml")

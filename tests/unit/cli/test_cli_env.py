@@ -145,7 +145,7 @@ def test_what_would_hold_and_from_where(server: Server, web: str, checkout: Path
     assert settings["env"] == {"A": "2", "B": "2"}
     assert settings["network"]["agent"]["rules"] == ["a.example", "deny b.example"]
     assert settings["network"]["agent"]["access"] == "limited"
-    assert settings["limits"] == {"memory": 2 << 30, "cpus": 2.0, "pids": 4096}
+    assert settings["limits"] == {"memory": 2 << 30, "cpus": 2.0, "pids": 4096, "disk": None, "files": None}
     assert settings["cache"] == {"lifetime": 0.0}
     assert sources["repo"] == "the checkout"
     assert sources["setup"] == "environment web"

@@ -8,9 +8,10 @@ import pytest
 
 from sandbox.cli.codes import process_code
 from sandbox.cli.gc import freed_text
-from sandbox.cli.output import bytes_text, seconds_text
+from sandbox.cli.output import seconds_text
 from sandbox.cli.render import exit_code, phase_line, result, summary_lines
 from sandbox.shapes import Task
+from sandbox.units import bytes_text
 
 
 def task(**fields: Any) -> Task:

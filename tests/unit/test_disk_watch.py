@@ -1,0 +1,42 @@
+"""When a task has more of the disk than it may, and how much of a disk tasks leave alone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sandbox.core.disk_watch import over, reserve
+from sandbox.host import disk
+from sandbox.host.disk import Space
+
+
+@pytest.mark.parametrize(
+    ("used", "limits", "words"),
+    [
+        (Space(100, 5), (None, None), None),
+        (Space(100, 5), (100, 5), None),
+        (Space(3 << 20, 5), (2 << 20, 9), "disk: 3.0 MiB used, the limit is 2.0 MiB"),
+        (Space(100, 6), (100, 5), "disk: 6 files, the limit is 5"),
+    ],
+)
+def test_the_limit_that_was_exceeded_is_named(
+    used: Space, limits: tuple[int | None, int | None], words: str | None
+) -> None:
+    assert over(used, *limits) == words
+
+
+def test_small_disks_have_no_reserve_and_large_ones_two_gigabytes() -> None:
+    assert [reserve(size << 30) for size in (1, 3, 50, 100, 5000)] == [0, 0, 1 << 30, 2 << 30, 2 << 30]
+
+
+def test_a_directory_is_counted_whatever_its_names(tmp_path: Path) -> None:
+    for name in ("a", "-b", "c\nd", "\udcff"):
+        (tmp_path / name).write_bytes(b"x" * 8192)
+    (tmp_path / "link").hardlink_to(tmp_path / "a")
+    used = asyncio.run(disk.used(tmp_path))
+    assert 4 * 8192 <= used.bytes < 8 * 8192
+    assert used.files == 5
+    assert asyncio.run(disk.used(tmp_path / "gone")) == Space(0, 0)
+    assert disk.free(tmp_path).bytes < disk.size(tmp_path)
