@@ -96,6 +96,18 @@ class Client(Caller):
         """One task, by its id or any unambiguous beginning of it."""
         return cast("Task", self._json("GET", f"/tasks/{segment(task)}"))
 
+    def inspect(self, task: str) -> dict[str, Any]:
+        """The walls of a running task's sandbox, read back from the kernel."""
+        return self._json("GET", f"/tasks/{segment(task)}/sandbox")
+
+    def usage(self) -> list[dict[str, Any]]:
+        """What the tasks that have not ended use right now."""
+        return list(self._json("GET", "/usage")["tasks"])
+
+    def metrics(self) -> str:
+        """The daemon's totals in Prometheus' text form."""
+        return self._stream("GET", "/metrics").read().decode()
+
     def events(self, task: str, *, follow: bool, only: str = "") -> Stream:
         """A task's events from the beginning; with `follow` live until the last one, {"type": "end", "task": Task}.
 

@@ -27,6 +27,7 @@ from sandbox.api import (
     secret_routes,
     snapshot_routes,
     task_routes,
+    usage_routes,
 )
 from sandbox.api.peers import Peer
 from sandbox.api.requests import CollectRequest
@@ -38,7 +39,7 @@ from sandbox.host.errors import HostError, OutOfResources
 
 _NOUNS = (
     image_routes, task_routes, exec_routes, network_routes, secret_routes, environment_routes, snapshot_routes,
-    cache_routes,
+    cache_routes, usage_routes,
 )  # fmt: skip
 _STATUS = {
     errors.BadRequest: 400, errors.Forbidden: 403, errors.NotFound: 404, errors.Conflict: 409, errors.Busy: 503,

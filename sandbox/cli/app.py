@@ -23,6 +23,8 @@ COMMANDS = {
     "env": ("sandbox.cli.env", "env", "Keep settings of tasks under a name, and try them out."),
     "exec": ("sandbox.cli.exec", "exec_", "Run a command in a running task's sandbox."),
     "shell": ("sandbox.cli.exec", "shell", "Open a terminal in a running task's sandbox."),
+    "inspect": ("sandbox.cli.inspect", "inspect", "Show what a running sandbox is given, as the kernel has it."),
+    "top": ("sandbox.cli.inspect", "top", "Show what running tasks use: processor, memory, network."),
     "net": ("sandbox.cli.net", "net", "See, change and explain what a task may reach."),
     "secret": (
         "sandbox.cli.secret",

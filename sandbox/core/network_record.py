@@ -16,6 +16,7 @@ class NetworkRecord:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._allowed = 0
+        self.bytes = 0  # of what has ended, in both directions
         self._denied: dict[tuple[str, str, int | None], dict[str, Any]] = {}
 
     def add(self, record: dict[str, Any]) -> None:
@@ -25,6 +26,7 @@ class NetworkRecord:
         record = self._journal.hiding.json(record)
         with contextlib.suppress(OSError):  # a full disk: the summary still counts it
             self._journal.network(record)
+        self.bytes += int(record.get("bytes") or 0)
         if record.get("decision") == "allow":
             self._allowed += 1
             return

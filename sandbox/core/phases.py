@@ -95,6 +95,11 @@ class PhaseContext:
         self._layers.append(layer)
 
     @property
+    def phase(self) -> str:
+        """The name of the phase that runs, or ran last."""
+        return self._phase
+
+    @property
     def layers_top_first(self) -> list[Path]:
         """The read-only layers below the task's own directory."""
         return list(reversed(self._layers))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ class Scheduler:
         self._slots = asyncio.Semaphore(slots)
         self._runs: dict[str, TaskRun] = {}
         self._closing = False
+        self.ended: Counter[str] = Counter()  # how many tasks of this daemon ended in which state
 
     def directory(self, identity: str) -> Path:
         """Where a task's journal and diff are."""
@@ -81,6 +83,7 @@ class Scheduler:
                 await run.abandon()
         finally:
             del self._runs[run.task.id]
+            self.ended[run.task.state] += 1
 
     def run_of(self, identity: str) -> TaskRun | None:
         """The run of a task that has not ended."""

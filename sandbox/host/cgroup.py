@@ -49,13 +49,14 @@ _PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Stats:
-    """What a group used: bytes now and at most, processes killed for memory, processes now, forks refused."""
+    """What a group used: bytes now and at most, processes killed for memory, processes now, forks refused, processor time."""
 
     memory: int
     memory_peak: int
     oom_kills: int
     pids: int
     pids_refused: int
+    cpu: float  # seconds of processor time
 
 
 @dataclass
@@ -138,7 +139,29 @@ class Group:
             oom_kills=table(memory / events).get("oom_kill", 0),
             pids=number(pids / "pids.current"),
             pids_refused=table(pids / "pids.events").get("max", 0),
+            cpu=self._cpu(),
         )
+
+    def _cpu(self) -> float:
+        """Seconds of processor time. Where v1 counts it elsewhere: of the processes, and of those that they waited for."""
+        directory = self._directory("cpu")
+        if self.layout.version == 2:
+            return table(directory / "cpu.stat").get("usage_usec", 0) / 1e6
+        if (directory / "cpuacct.usage").exists():
+            return number(directory / "cpuacct.usage") / 1e9
+        ticks = 0
+        for pid in self._pids():
+            with contextlib.suppress(OSError):
+                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def in_force(self) -> dict[str, str]:
+        """The limits as the kernel has them: control file -> value."""
+        found = {}
+        for setting in settings(self.layout.version, self.limits or Limits(1 << 30, 1.0, 1)):
+            with contextlib.suppress(CgroupError, FileNotFoundError):
+                found[setting.file] = read(self._directory(setting.controller) / setting.file).strip()
+        return found
 
     def killed_for_memory(self, since: float) -> list[str]:
         """The names of the processes that the kernel killed since a moment of the monotonic clock, as far as they are known."""

@@ -90,6 +90,7 @@ ABOUT_A_TASK: dict[str, Callable[[Client, str], Any]] = {
     "events": lambda client, task: client.events(task, follow=False).read(),
     "follow": lambda client, task: client.events(task, follow=True).read(),
     "diff": lambda client, task: client.diff(task).read(),
+    "inspect": lambda client, task: client.inspect(task),
     "cancel": lambda client, task: client.cancel(task),
     "remove": lambda client, task: client.remove_task(task),
     "exec": lambda client, task: client.exec(task, ["true"]).read(),
@@ -107,6 +108,8 @@ def test_a_task_is_its_owners_and_roots(daemon: Daemon, alice: HostUser, bob: Ho
         for name in (task, task[:4]):
             assert refused(bob, lambda client, call=call, name=name: call(client, name)) == 404, what
     assert task not in [one["id"] for one in bob.does(lambda client: client.tasks())]
+    assert bob.does(lambda client: client.usage()) == []
+    assert [one["task"] for one in alice.does(lambda client: client.usage())] == [task]
     assert [one["id"] for one in alice.does(lambda client: client.tasks())] == [task]
     assert daemon.client.task(task)["owner"] == str(ALICE)
     assert task in [one["id"] for one in daemon.client.tasks()]
@@ -121,6 +124,7 @@ ADMINISTRATION: dict[str, Callable[[Client], Any]] = {
     "import": lambda client: list(client.import_image("tiny", [b"x"])),
     "remove image": lambda client: client.remove_image("tiny"),
     "gc": lambda client: client.gc(),
+    "metrics": lambda client: client.metrics(),
     "downloads": lambda client: client.artifacts(),
     "clear downloads": lambda client: client.clear_artifacts(),
 }

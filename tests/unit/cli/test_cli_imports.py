@@ -93,7 +93,7 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple[s
 
 def test_every_command_has_json_and_help() -> None:
     commands = leaves(hutch)
-    assert len(commands) == 50
+    assert len(commands) == 52
     for path, command in commands:
         assert "as_json" in [parameter.name for parameter in command.params], path
         assert command.help, path
