@@ -30,10 +30,10 @@ class PeerProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Ask the kernel before anything is read."""
         super().connection_made(transport)
-        self.app_state: dict[str, Any] = {**self.app_state, "user": _user(transport.get_extra_info("socket").fileno())}
+        self.app_state: dict[str, Any] = {**self.app_state, **_peer(transport.get_extra_info("socket").fileno())}
 
 
-def _user(connection: int) -> User:
+def _peer(connection: int) -> dict[str, Any]:
     with socket.socket(fileno=os.dup(connection)) as peer:
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         groups = array.array("I")
@@ -41,8 +41,8 @@ def _user(connection: int) -> User:
             OSError
         ):  # he has more than fit: those of the kernel's that we can't read give him nothing
             groups.frombytes(peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS))
-    _, uid, gid = _CREDENTIALS.unpack(credentials)
-    return User(uid, frozenset((gid, *groups)))
+    pid, uid, gid = _CREDENTIALS.unpack(credentials)
+    return {"user": User(uid, frozenset((gid, *groups))), "pid": pid}
 
 
 def of_request(request: Request) -> User:

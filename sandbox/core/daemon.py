@@ -33,6 +33,7 @@ from rootfs.runtime_recipe import recipes
 from rootfs.store import Store as LayerStore
 from rootfs.tree import remove_tree
 from sandbox.api.app import make_app
+from sandbox.api.audit import Audit
 from sandbox.api.peers import PeerProtocol
 from sandbox.api.services import Services
 from sandbox.core import phases
@@ -218,8 +219,9 @@ def _sweep(state: Path, layers: LayerStore, known: set[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def _api(services: Services, listener: socket.socket) -> AsyncIterator[None]:
+    app = Audit(make_app(services), services.runtime.state / "audit.ndjson")
     config = uvicorn.Config(
-        make_app(services), log_level="warning", access_log=False, lifespan="off", http=PeerProtocol, ws="none",
+        app, log_level="warning", access_log=False, lifespan="off", http=PeerProtocol, ws="none",
         timeout_graceful_shutdown=5,
     )  # fmt: skip
     server = uvicorn.Server(config)

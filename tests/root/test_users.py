@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -116,6 +117,20 @@ def test_a_task_is_its_owners_and_roots(daemon: Daemon, alice: HostUser, bob: Ho
     alice.does(lambda client: client.cancel(task))
     tasks.finish(daemon, task)
     alice.does(lambda client: client.remove_task(task))
+
+
+def test_who_changed_what_is_written_down(daemon: Daemon, bob: HostUser) -> None:
+    bob.does(lambda client: client.set_secret("AUDITED", "a-value-that-is-nowhere", {}))
+    refused(bob, lambda client: client.remove_image("tiny"))
+    bob.does(lambda client: client.remove_secret("AUDITED"))
+    path = daemon.state / "audit.ndjson"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "a-value-that-is-nowhere" not in path.read_text()
+    lines = [json.loads(line) for line in path.read_text().splitlines()][-3:]
+    assert [(one["uid"], one["method"], one["path"], one["status"]) for one in lines] == [
+        (BOB, "PUT", "/secrets/AUDITED", 200), (BOB, "DELETE", "/images/tiny", 403), (BOB, "DELETE", "/secrets/AUDITED", 204),
+    ]  # fmt: skip
+    assert all(one["pid"] > 1 and one["at"].endswith("Z") for one in lines)
 
 
 ADMINISTRATION: dict[str, Callable[[Client], Any]] = {
