@@ -24,7 +24,7 @@ from rootfs import git_local, git_manifests, git_remote, git_url
 from rootfs.git_errors import Progress, RepositoryError
 from rootfs.git_remote import Head
 from rootfs.git_url import Source
-from rootfs.refs import BRANCHES, TAGS, Choice, choose, guess_default, similar
+from rootfs.refs import BRANCHES, HEADS, TAGS, Choice, choose, guess_default, similar
 
 _PACK_REFS_ABOVE = 50  # loose refs
 _LOOKED_AT = 200  # branches of a mirror whose objects are checked before a fetch
@@ -60,6 +60,7 @@ def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[st
         "default_branch": default,
         "default_commit": default_commit,
         "branch": found.branch,
+        "ref": found.name,
         "commit": str(commit.id),
         "refs": refs,
         "notices": [notice for notice in notices if notice],
@@ -213,16 +214,17 @@ def _resolved(
     """`ref` as the id of a commit that is in the mirror, with the branch it names if it names one."""
     if ref is None or ref == "HEAD":
         target = refs[BRANCHES + default] if default else _detached_head(repo, source)
-        return Choice(target=target, branch=default)
+        return Choice(target=target, branch=default, name=HEADS + default if default else None)
     choice = choose(ref, refs)
     if choice and choice.target:
-        return Choice(_commit_of(repo, choice.target, ref), choice.branch, None, choice.notice)
+        return Choice(_commit_of(repo, choice.target, ref), choice.branch, None, choice.notice, choice.name)
     if choice and choice.prefix:
         sha = _expanded(repo, choice.prefix)
         if sha or (len(ref) == 40 and git_remote.fetch_one(repo, source, choice.prefix, progress)):
             return Choice(target=_commit_of(repo, sha or choice.prefix, ref))
     elif ref.startswith("refs/") and git_remote.fetch_one(repo, source, ref, progress):
-        return Choice(target=_commit_of(repo, str(repo.references[f"refs/hutch/fetched/{ref}"].target), ref))
+        target = str(repo.references[f"refs/hutch/fetched/{ref}"].target)
+        return Choice(target=_commit_of(repo, target, ref), name=ref)
     near = similar(ref, refs)
     remedy = f"similar names there: {', '.join(near)}" if near else "give a branch, a tag or a commit of it"
     raise RepositoryError(f"cannot find '{ref}' in {source.location}: no branch, tag or commit has this name", remedy)

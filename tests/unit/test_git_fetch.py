@@ -59,20 +59,36 @@ def test_a_fetch_describes_what_a_sandbox_needs(state: Path, source: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("ref", "target", "branch"),
+    ("ref", "target", "branch", "full"),
     [
-        ("dev", "dev", "dev"),
-        ("topic/x", "topic/x", "topic/x"),
-        ("origin/dev", "dev", "dev"),
-        ("refs/heads/dev", "dev", "dev"),
-        ("v1", "v1^{commit}", None),
-        ("refs/tags/v1", "v1^{commit}", None),
-        ("HEAD", "main", "main"),
+        (None, "main", "main", "refs/heads/main"),
+        ("dev", "dev", "dev", "refs/heads/dev"),
+        ("topic/x", "topic/x", "topic/x", "refs/heads/topic/x"),
+        ("origin/dev", "dev", "dev", "refs/heads/dev"),
+        ("refs/heads/dev", "dev", "dev", "refs/heads/dev"),
+        ("refs/remotes/origin/dev", "dev", "dev", "refs/heads/dev"),
+        ("v1", "v1^{commit}", None, "refs/tags/v1"),
+        ("tags/v1", "v1^{commit}", None, "refs/tags/v1"),
+        ("refs/tags/v1", "v1^{commit}", None, "refs/tags/v1"),
+        ("HEAD", "main", "main", "refs/heads/main"),
     ],
 )
-def test_a_ref_is_resolved(state: Path, source: Path, ref: str, target: str, branch: str | None) -> None:
+def test_a_ref_is_resolved(
+    state: Path, source: Path, ref: str | None, target: str, branch: str | None, full: str
+) -> None:
     found = fetch(state, source, ref)
-    assert (found["commit"], found["branch"]) == (sha(source, target), branch)
+    assert (found["commit"], found["branch"], found["ref"]) == (sha(source, target), branch, full)
+
+
+def test_the_name_that_a_ref_really_has(state: Path, source: Path) -> None:
+    """It decides whom the cache trusts: what is named to look like something else is told apart."""
+    for argv in (["branch", "refs/tags/v9", "dev"], ["tag", "dev", "main"], ["update-ref", "refs/pull/1/head", "dev"]):
+        git(source, *argv)
+    names = {
+        "dev": "refs/heads/dev", "refs/tags/dev": "refs/tags/dev", "refs/heads/refs/tags/v9": "refs/heads/refs/tags/v9",
+        "refs/pull/1/head": "refs/pull/1/head", sha(source, "dev"): None,
+    }  # fmt: skip
+    assert {ref: fetch(state, source, ref)["ref"] for ref in names} == names
 
 
 def test_a_commit_is_found_by_its_id_and_by_a_part_of_it(state: Path, source: Path) -> None:
