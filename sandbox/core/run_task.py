@@ -34,7 +34,7 @@ from sandbox.core.phases import PhaseContext
 from sandbox.core.policies import Change, Edit
 from sandbox.core.preparation import Preparation, prepare
 from sandbox.core.runtime import Runtime
-from sandbox.core.snapshots import keep_snapshot, set_up
+from sandbox.core.snapshots import find, keep_snapshot, set_up
 from sandbox.core.source import Source
 from sandbox.host import fault, jobs
 from sandbox.host.errors import HostError
@@ -146,10 +146,11 @@ class TaskRun:
         """Find the layers of the task's language runtimes, or build them, each on the image alone."""
         stacked: list[tuple[RuntimeVersion, Path]] = []
         for version in runtimes.versions(self.task.spec.runtimes):
-            layer = await runtimes.layer(self._runtime, self.context, version, self.directory / phases.RUNTIME)
+            directory = self.directory / phases.RUNTIME
+            layer = await runtimes.layer(self._runtime, self.context, version, directory, self.journal.notice)
             life.enter_context(self._runtime.using(layer))
             stacked.append((version, self._runtime.layers.layer_path(layer)))
-            await asyncio.to_thread(remove_tree, self.directory / phases.RUNTIME)
+            await asyncio.to_thread(remove_tree, directory)
         self.context.stack_runtimes(stacked)
 
     async def _prepare(self, found: Source | None, checkout: str | None, hit: bool) -> None:
@@ -213,14 +214,11 @@ class TaskRun:
         store, spec = self._runtime.store, self.task.spec
         if spec.fresh:
             return None, "asked to start from nothing"
-        snapshot = self._runtime.pending.get(key) or store.snapshot(key)
-        if snapshot is None:
-            return None, cache.explain_miss(
-                parts, store.latest_snapshot(found.url if found else None, spec.environment)
-            )
-        if not self._runtime.layers.has_layer(snapshot.layer):
-            return None, "the files of its snapshot are gone"
-        return snapshot, cache.explain_hit(snapshot)
+        snapshot, why = await find(self._runtime, key)
+        if snapshot is not None:
+            return snapshot, cache.explain_hit(snapshot)
+        latest = store.latest_snapshot(found.url if found else None, spec.environment)
+        return None, why or cache.explain_miss(parts, latest)
 
     def _inputs(self, found: Source | None) -> dict[str, str]:
         spec, base = self.task.spec, self.context.base

@@ -11,13 +11,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sandbox.core import cache, gc, phases
+from sandbox.core import cache, damage, gc, phases
 from sandbox.core.errors import BadRequest, NotFound
 from sandbox.core.model import Snapshot, TaskSpec, without_login
 from sandbox.core.phases import PhaseContext
 from sandbox.core.runtime import Runtime
 from sandbox.core.source import Source
 from sandbox.host import fault
+
+
+async def find(runtime: Runtime, key: str) -> tuple[Snapshot | None, str]:
+    """The snapshot of a key; else in words why one that there is can't be used. What is found must be in use (`Runtime.using`)
+    before anything else is awaited: until then it can be collected."""
+    found = runtime.pending.get(key) or runtime.store.snapshot(key)
+    if found is None:
+        return None, ""
+    if not runtime.layers.has_layer(found.layer):
+        return None, "the files of its snapshot are gone"
+    if await damage.is_damaged(runtime, found):
+        await gc.drop_damaged(runtime, found)
+        return None, "the files of its snapshot are damaged"
+    return found, ""
 
 
 async def set_up(context: PhaseContext, script: str, directory: Path, source: Source | None) -> Path:

@@ -6,6 +6,7 @@ Looks into the state directory, and damages it.
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import pytest
 
 from tests.support import repos, tasks, tiny
 from tests.support.daemon import Daemon
+from tests.support.faults import RUNTIME
 from tests.support.tasks import sh
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """On a state of its own, with the image `tiny`."""
+    """On a state of its own, with the image `tiny` and the runtime `word`."""
     directory = tmp_path_factory.mktemp("snapshots")
-    with Daemon(directory / "state") as daemon:
+    (own := directory / "runtimes").mkdir()
+    (own / "word.toml").write_text(RUNTIME)
+    with Daemon(directory / "state", environment={"HUTCH_RUNTIMES": str(own)}) as daemon:
         tiny.install(daemon, tiny.archive(directory / "tiny.tar"))
         tasks.run(daemon, "true", image="tiny")  # makes the layer that lies over the image
         yield daemon
@@ -79,3 +83,58 @@ def test_what_is_built_for_one_task_is_found_by_no_other(daemon: Daemon, spec: d
         assert tasks.execute(daemon, first, "cat", "/root/made").text == "made", "nor is it garbage"
         assert not tasks.run(daemon, "true", **spec)["cache"]["hit"]
     assert tasks.run(daemon, "true", **spec)["cache"]["hit"]
+
+
+SETUP = "mkdir -p '/root/a\nb' /root/empty; rm /etc/group; for n in 1 2 3; do echo $n >\"/root/a\nb/$n \"; done; ln -s 1 /root/l"
+DAMAGE = {
+    "whole": lambda _: None,
+    "deleted": lambda file: file.unlink(),
+    "cut": lambda file: file.write_bytes(b""),
+    "a link": lambda file: (file.unlink(), file.symlink_to("3 ")),
+    "new": lambda file: file.with_name("new").write_bytes(b""),
+}
+
+
+def layer(daemon: Daemon, task: dict[str, Any]) -> Path:
+    """The layer of the snapshot that a task has found or made."""
+    found = next(one["id"] for one in daemon.client.snapshots() if one["key"] == task["cache"]["key"])
+    return next((daemon.state / "layers").glob(f"{found}*"))
+
+
+def test_damaged_files_are_noticed_after_a_start(daemon: Daemon) -> None:
+    def spec(kind: str) -> dict[str, Any]:
+        return {"image": "tiny", "setup": f"# damage: {kind}\n{SETUP}", "runtimes": {"word": "1.1"}}
+
+    for kind, damage in DAMAGE.items():
+        made = layer(daemon, tasks.run(daemon, "true", **spec(kind)))
+        damage(made / "root" / "a\nb" / "2 ")
+    daemon.restart()
+    for kind in DAMAGE:
+        found = tasks.run(daemon, *sh("cat /root/a*/* && test ! -e /etc/group"), **spec(kind))
+        assert tasks.output(daemon, found["id"]) == b"1\n2\n3\n", kind
+        assert found["cache"]["hit"] == (kind == "whole"), (kind, found["cache"])
+        assert kind == "whole" or found["cache"]["reason"] == "the files of its snapshot are damaged"
+        assert tasks.run(daemon, "true", **spec(kind))["cache"]["hit"], kind
+    assert daemon.log.count("are damaged: it is dropped") == len(DAMAGE) - 1
+    daemon.stop()
+    runtime = next((daemon.state / "layers").glob("*/opt/hutch/word-*/version"))
+    runtime.write_text("")
+    daemon.start()
+    found = tasks.run(daemon, *sh("cat /opt/hutch/word-*/version"), **spec("whole"))
+    assert (found["cache"]["hit"], tasks.output(daemon, found["id"])) == (True, b"1.1\n")
+    assert "runtime word 1.1: the files of its snapshot are damaged; it is built again" in tasks.notices(
+        daemon, found["id"]
+    )
+
+
+def test_a_copy_of_the_state_is_whole(daemon: Daemon, spec: dict[str, Any], tmp_path: Path) -> None:
+    spec["setup"] += f"\n{SETUP}"
+    tasks.run(daemon, "true", **spec)
+    daemon.stop()
+    subprocess.run(["cp", "-a", str(daemon.state), str(tmp_path / "copy")], check=True, timeout=60)
+    with Daemon(tmp_path / "copy", environment=daemon.environment) as other:
+        assert tasks.run(other, "true", **spec)["cache"]["hit"]
+        assert "damaged" not in other.log
+        layer(other, tasks.run(other, "true", **spec)).rename(tmp_path / "gone")
+        assert tasks.run(other, "true", **spec)["cache"]["reason"] == "the files of its snapshot are gone"
+    daemon.start()
