@@ -20,7 +20,7 @@ from typing import Any
 import pygit2
 from pygit2.enums import FileMode, RepositoryOpenFlag
 
-from rootfs import git_local, git_manifests, git_remote, git_url
+from rootfs import git_copy, git_local, git_manifests, git_remote, git_url
 from rootfs.git_errors import Progress, RepositoryError
 from rootfs.git_remote import Head
 from rootfs.git_url import Source
@@ -36,11 +36,10 @@ def fetch(state: Path, url: str, ref: str | None, progress: Progress) -> dict[st
     """Mirror `url` under `state`, resolve `ref` (None: the default branch) and describe both. The job's "fetch"."""
     source = git_url.parse(url)
     local = git_local.open_local(source) if source.path else None
-    shallow = git_local.shallow_commits(local) if local else b""
     home = state / "git" / source.key
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(home / "lock"):
-        repo, head = _updated(state, home / "mirror.git", source, shallow, progress)
+        repo, head = _updated(state, home / "mirror.git", source, local, progress)
         refs = listed(repo)
         if not refs:
             raise RepositoryError(f"cannot use {source.location}: it is empty", "commit something to it first")
@@ -82,12 +81,13 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _updated(
-    state: Path, mirror: Path, source: Source, shallow: bytes, progress: Progress
+    state: Path, mirror: Path, source: Source, local: pygit2.Repository | None, progress: Progress
 ) -> tuple[pygit2.Repository, Head]:
     """The mirror after a fetch. One that is missing, broken, or shallow in another way than its source is cloned anew."""
     repo = _opened(mirror)
+    shallow = git_local.shallow_commits(local) if local else b""
     if repo is None or _shallow_of(mirror) != shallow:
-        return _cloned(state, mirror, source, shallow, progress)
+        return _cloned(state, mirror, source, local, shallow, progress)
     _sweep(mirror)
     progress(f"fetching {source.location}")
     head = git_remote.fetch(repo, source, progress)
@@ -118,7 +118,7 @@ def _sweep(mirror: Path) -> None:
 
 
 def _cloned(
-    state: Path, mirror: Path, source: Source, shallow: bytes, progress: Progress
+    state: Path, mirror: Path, source: Source, local: pygit2.Repository | None, shallow: bytes, progress: Progress
 ) -> tuple[pygit2.Repository, Head]:
     """A fresh clone, visible under its name by one rename. A mirror that was there goes to staging, whose sweep takes it:
     sandboxes that still read its objects have them mounted and keep them."""
@@ -129,6 +129,8 @@ def _cloned(
     try:
         repo = pygit2.init_repository(str(work / "mirror.git"), bare=True)
         git_remote.configure(repo, source)
+        if local is not None and not shallow:
+            git_copy.copy_history(local, work / "mirror.git")
         head = git_remote.fetch(repo, source, progress)
         _settle(repo, shallow)
         repo.free()

@@ -13,8 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import pygit2
 import pytest
 
+from rootfs import git_copy
 from tests.support import repos
 from tests.support.repos import ROOT, fetch, fetch_error, git, job
 
@@ -198,6 +200,34 @@ def test_a_head_that_points_nowhere_does_no_harm(state: Path, source: Path) -> N
     git(source, "symbolic-ref", "HEAD", "refs/heads/nowhere")
     found = fetch(state, source)
     assert (found["branch"], found["commit"]) == ("main", sha(source, "main"))
+
+
+def test_a_new_mirror_has_what_refs_reach_and_nothing_else(state: Path, source: Path) -> None:
+    """git packs it; what nobody reaches any more (a stash, a commit that was amended) is not for sandboxes."""
+    lost = repos.commit(source, {"a": "lost\n"})
+    git(source, "tag", "only-tagged")
+    git(source, "reset", "-q", "--hard", "HEAD~1")
+    git(source, "tag", "-d", "only-tagged")
+    git(source, "repack", "-q", "-a", "-d", "-k")
+    found = fetch(state, source)
+    mirror = Path(found["mirror"])
+    assert len(list((mirror / "objects/pack").glob("*.pack"))) == 1
+    assert git(mirror, "fsck", "--full", "--strict") == ""
+    assert lost not in git(mirror, "cat-file", "--batch-all-objects", "--batch-check")
+    assert found["commit"] == sha(source, "main")
+
+
+def test_what_git_can_not_pack_is_fetched_or_told_as_before(
+    state: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / ".git/refs/heads/broken").write_text("1" * 40 + "\n")
+    assert "cannot" in fetch_error(state, source)
+    (source / ".git/refs/heads/broken").unlink()
+    assert fetch(state, source)["commit"] == sha(source, "main")
+    git(tmp_path, "init", "-q", "--bare", str(tmp_path / "new"))
+    monkeypatch.setitem(git_copy._BARE, "PATH", "/nonexistent")
+    git_copy.copy_history(pygit2.Repository(str(source)), tmp_path / "new")
+    assert list((tmp_path / "new/objects/pack").iterdir()) == []
 
 
 def test_a_shallow_source_stays_shallow_and_may_be_deepened(state: Path, source: Path, tmp_path: Path) -> None:
