@@ -158,7 +158,7 @@ class TaskRun:
         maintenance = self.preparation.maintenance(hit)
         moves = found is not None and checkout != found.checkout
         if moves or maintenance:
-            writable = phases.new_writable(self.directory / phases.PREPARED)
+            writable = phases.new_writable(self.directory / phases.PREPARED, large=moves)
             if found is not None and moves:
                 await self.context.checkout(writable, found.commit, found.branch)
             if maintenance:

@@ -36,7 +36,7 @@ async def find(runtime: Runtime, key: str) -> tuple[Snapshot | None, str]:
 
 async def set_up(context: PhaseContext, script: str, directory: Path, source: Source | None) -> Path:
     """Check out the default branch and run setup; the directory of what that wrote. Raises PhaseFailed for a failing script."""
-    writable = phases.new_writable(directory)
+    writable = phases.new_writable(directory, large=True)
     await _check_out(context, writable, source)
     await context.script("setup", writable, script)
     await context.refuse_secrets("setup", writable)
