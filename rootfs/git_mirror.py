@@ -20,11 +20,11 @@ from typing import Any
 import pygit2
 from pygit2.enums import FileMode, RepositoryOpenFlag
 
-from rootfs import git_borrow, git_local, git_manifests, git_remote
+from rootfs import git_borrow, git_copy, git_local, git_manifests, git_remote
 from rootfs.git_errors import Progress, RepositoryError
 from rootfs.git_remote import Head
 from rootfs.git_url import Source
-from rootfs.refs import BRANCHES, TAGS, Choice, choose, guess_default, similar
+from rootfs.refs import BRANCHES, HEADS, TAGS, Choice, choose, guess_default, similar
 
 _PACK_REFS_ABOVE = 50  # loose refs
 _LOOKED_AT = 200  # branches of a mirror whose objects are checked before a fetch
@@ -36,12 +36,9 @@ def fetch(state: Path, source: Source, ref: str | None, progress: Progress) -> d
     """Mirror `source` under `state`, resolve `ref` (None: the default branch) and describe both. The job's "fetch"."""
     home = state / "git" / source.key
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if source.borrowed:
-        shallow = _shallow_of(home / "mirror.git")  # what the last fetch found; the next tells itself
-    else:
-        shallow = git_local.shallow_commits(git_local.open_local(source)) if source.path else b""
+    local = git_local.open_local(source) if source.path and not source.borrowed else None
     with locked(home / "lock"):
-        repo, head = _updated(state, home / "mirror.git", source, shallow, progress)
+        repo, head = _updated(state, home / "mirror.git", source, local, progress)
         refs = listed(repo)
         if not refs:
             raise RepositoryError(f"cannot use {source.location}: it is empty", "commit something to it first")
@@ -61,6 +58,7 @@ def fetch(state: Path, source: Source, ref: str | None, progress: Progress) -> d
         "default_branch": default,
         "default_commit": default_commit,
         "branch": found.branch,
+        "ref": found.name,
         "commit": str(commit.id),
         "refs": refs,
         "notices": [notice for notice in notices if notice],
@@ -82,12 +80,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _updated(
-    state: Path, mirror: Path, source: Source, shallow: bytes, progress: Progress
+    state: Path, mirror: Path, source: Source, local: pygit2.Repository | None, progress: Progress
 ) -> tuple[pygit2.Repository, Head]:
     """The mirror after a fetch. One that is missing, broken, or shallow in another way than its source is cloned anew."""
     repo = _opened(mirror)
+    # Of a borrowed one the next fetch tells by itself.
+    shallow = git_local.shallow_commits(local) if local else _shallow_of(mirror) if source.borrowed else b""
     if repo is None or _shallow_of(mirror) != shallow:
-        return _cloned(state, mirror, source, shallow, progress)
+        return _cloned(state, mirror, source, local, shallow, progress)
     _sweep(mirror)
     progress(f"fetching {source.location}")
     head = git_remote.fetch(repo, source, progress)
@@ -118,7 +118,7 @@ def _sweep(mirror: Path) -> None:
 
 
 def _cloned(
-    state: Path, mirror: Path, source: Source, shallow: bytes, progress: Progress
+    state: Path, mirror: Path, source: Source, local: pygit2.Repository | None, shallow: bytes, progress: Progress
 ) -> tuple[pygit2.Repository, Head]:
     """A fresh clone, visible under its name by one rename. A mirror that was there goes to staging, whose sweep takes it:
     sandboxes that still read its objects have them mounted and keep them."""
@@ -129,6 +129,8 @@ def _cloned(
     try:
         repo = pygit2.init_repository(str(work / "mirror.git"), bare=True)
         git_remote.configure(repo, source)
+        if local is not None and not shallow:
+            git_copy.copy_history(local, work / "mirror.git")
         head = git_remote.fetch(repo, source, progress)
         _settle(repo, git_borrow.shallow(repo) if source.borrowed else shallow)
         repo.free()
@@ -214,16 +216,17 @@ def _resolved(
     """`ref` as the id of a commit that is in the mirror, with the branch it names if it names one."""
     if ref is None or ref == "HEAD":
         target = refs[BRANCHES + default] if default else _detached_head(repo, source)
-        return Choice(target=target, branch=default)
+        return Choice(target=target, branch=default, name=HEADS + default if default else None)
     choice = choose(ref, refs)
     if choice and choice.target:
-        return Choice(_commit_of(repo, choice.target, ref), choice.branch, None, choice.notice)
+        return Choice(_commit_of(repo, choice.target, ref), choice.branch, None, choice.notice, choice.name)
     if choice and choice.prefix:
         sha = _expanded(repo, choice.prefix)
         if sha or (len(ref) == 40 and git_remote.fetch_one(repo, source, choice.prefix, progress)):
             return Choice(target=_commit_of(repo, sha or choice.prefix, ref))
     elif ref.startswith("refs/") and git_remote.fetch_one(repo, source, ref, progress):
-        return Choice(target=_commit_of(repo, str(repo.references[f"refs/hutch/fetched/{ref}"].target), ref))
+        target = str(repo.references[f"refs/hutch/fetched/{ref}"].target)
+        return Choice(target=_commit_of(repo, target, ref), name=ref)
     near = similar(ref, refs)
     remedy = f"similar names there: {', '.join(near)}" if near else "give a branch, a tag or a commit of it"
     raise RepositoryError(f"cannot find '{ref}' in {source.location}: no branch, tag or commit has this name", remedy)

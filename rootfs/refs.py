@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 BRANCHES = "refs/remotes/origin/"
+HEADS = "refs/heads/"  # what the remote calls them
 TAGS = "refs/tags/"
 _HEX = re.compile(r"[0-9a-fA-F]{4,40}\Z")
 _SHA1 = re.compile(r"[0-9a-f]{40}\Z")
@@ -16,12 +17,16 @@ _SHA1 = re.compile(r"[0-9a-f]{40}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a ref was understood as. One of `target` (an object id by name) and `prefix` (of a commit's id) is set."""
+    """What a ref was understood as. One of `target` (an object id by name) and `prefix` (of a commit's id) is set.
+
+    `name`: in full, as the remote has it (refs/heads/main); None for a commit.
+    """
 
     target: str | None = None
     branch: str | None = None
     prefix: str | None = None
     notice: str | None = None
+    name: str | None = None
 
 
 def choose(ref: str, refs: Mapping[str, str]) -> Choice | None:
@@ -33,7 +38,8 @@ def choose(ref: str, refs: Mapping[str, str]) -> Choice | None:
             notice = (
                 f"'{ref}' is a branch and a tag: the branch is taken, refs/tags/{ref} names the tag" if both else None
             )
-            return Choice(target=refs[name], branch=branch, notice=notice)
+            full = HEADS + branch if branch is not None else name
+            return Choice(target=refs[name], branch=branch, notice=notice, name=full)
     return Choice(prefix=ref.lower()) if _HEX.match(ref) else None
 
 

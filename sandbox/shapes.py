@@ -37,10 +37,11 @@ class PhaseNetwork(TypedDict, total=False):
 
 
 class CacheSetting(TypedDict, total=False):
-    """Whether setup's result is kept for other tasks, and for how many seconds."""
+    """Whether setup's result is kept for other tasks, for how many seconds, and of which refs; [] is the default branch alone."""
 
     enabled: bool
     lifetime: float
+    trusted_refs: list[str]
 
 
 class Settings(TypedDict, total=False):

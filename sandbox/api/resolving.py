@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sandbox.api.requests import TaskRequest
-from sandbox.api.settings import MergedSettings, SettingsRequest
+from sandbox.api.settings import MergedSettings, Project, SettingsRequest
 from sandbox.core import cache, settings
 from sandbox.core.access import User
 from sandbox.core.environments import Environments, remote_key
@@ -44,7 +44,10 @@ class Resolved:
             "secret_paths": list(spec.secret_paths),
             "network": {phase: asdict(setting) for phase, setting in spec.network.items()},
             "limits": {**asdict(spec.limits or default), "disk": spec.disk, "files": spec.files},
-            "cache": {"lifetime": cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime},
+            "cache": {
+                "lifetime": cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime,
+                "trusted_refs": None if spec.trusted_refs is None else list(spec.trusted_refs),
+            },
         }
         name = self.environment.called(self.user.uid) if self.environment else None
         return {"environment": name, "settings": values, "sources": self._sources()}
@@ -72,9 +75,11 @@ def resolve(environments: Environments, user: User, body: SettingsRequest, to: s
         layers.append(Layer(f"environment {environment.called(user.uid)}", environment.settings))
     if body.project is not None:
         _check_secrets(body, environment)
+        _check_project_trusts(body.project)
         layers.append(Layer(PROJECT, body.project.given()))
     if body.checkout and (body.project or (environment and environment.remote in (None, remote_key(body.remote)))):
         layers.append(Layer(CHECKOUT, {"repo": body.checkout}))
+    _check_request_trusts(body, environment)
     layers.append(Layer(REQUEST, body.given()))
     effective = settings.merge(layers)
     return Resolved(check(effective), effective, environment, user)
@@ -138,4 +143,24 @@ def _check_secrets(body: SettingsRequest, environment: Environment | None) -> No
         raise BadRequest(
             f"project.secrets: the secret {refused[0]} is not given to this project",
             f"--secret {refused[0]} gives it, or an environment for its repository that names it",
+        )
+
+
+def _check_project_trusts(project: Project) -> None:
+    """The file comes from the very ref that would be judged. Raises BadRequest."""
+    if project.cache and project.cache.trusted_refs is not None:
+        raise BadRequest(
+            "project.cache.trusted_refs: a project can't say which of its refs are trusted",
+            "an environment does: hutch env edit NAME --trusted-ref PATTERN",
+        )
+
+
+def _check_request_trusts(body: SettingsRequest, environment: Environment | None) -> None:
+    """A task may trust fewer refs than its environment, never more. Raises BadRequest."""
+    wanted = body.cache.trusted_refs if body.cache else None
+    most = (environment.settings.get("cache") or {}).get("trusted_refs") if environment else None
+    if environment and wanted is not None and most is not None and not set(wanted) <= set(most):
+        raise BadRequest(
+            f"cache.trusted_refs: the environment {environment.name} does not trust {min(set(wanted) - set(most))!r}",
+            f"hutch env edit {environment.name} --trusted-ref PATTERN",
         )

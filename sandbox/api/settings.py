@@ -56,10 +56,16 @@ class LimitsRequest(Strict):
 
 
 class CacheRequest(Strict):
-    """Whether setup's result is kept, and for how long: seconds (or "12h", which is the default)."""
+    """Whether setup's result is kept, and for how long: seconds (or "12h", which is the default).
+
+    `trusted_refs`: patterns of the refs whose tasks may leave it to others (core/cache.py); []: the default branch alone.
+    """
 
     enabled: bool | None = None
     lifetime: Seconds | None = None
+    trusted_refs: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=64)] | None = (
+        None
+    )
 
 
 def check_text(text: str, what: str) -> None:
@@ -158,6 +164,7 @@ class MergedSettings(Settings):
             disk=limits.disk if limits else None,
             files=limits.files if limits else None,
             cache_lifetime=0.0 if cache.enabled is False else cache.lifetime,
+            trusted_refs=None if cache.trusted_refs is None else tuple(cache.trusted_refs),
         )
 
 

@@ -18,7 +18,7 @@ import click
 from sandbox.cli import env_text, project
 from sandbox.cli.common import Group, environment_argument, json_option, pass_client
 from sandbox.cli.output import plural, print_json, print_line, print_table
-from sandbox.cli.settings_options import settings, settings_options
+from sandbox.cli.settings_options import settings, settings_options, trusted_option
 from sandbox.client import Client, HutchError
 from sandbox.units import bytes_text
 
@@ -76,12 +76,15 @@ def env() -> None:
       cpus = 2
       [cache]
       lifetime = "1d"                      or enabled = false
+
+    In an environment only: trusted_refs = ["main", "release/*"] below [cache], as --trusted-ref.
     """
 
 
 @env.command()
 @click.argument("name", metavar="NAME")
 @settings_options
+@trusted_option
 @json_option
 @pass_client
 def create(client: Client, /, name: str, as_json: bool, **options: Any) -> None:
@@ -154,6 +157,7 @@ def show(client: Client, /, name: str | None, effective: bool, as_json: bool, **
 @env.command()
 @environment_argument
 @settings_options
+@trusted_option
 @json_option
 @pass_client
 def edit(client: Client, /, name: str, as_json: bool, **options: Any) -> None:

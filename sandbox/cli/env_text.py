@@ -68,6 +68,8 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def value_text(value: Any, path: str = "") -> str:
     """A value on one line of a table."""
+    if path == "cache.trusted_refs":
+        return "all" if value is None else ", ".join(value) or "the default branch alone"
     if value is None:
         return "-"
     if path in ("limits.memory", "limits.disk"):

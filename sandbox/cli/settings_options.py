@@ -76,6 +76,13 @@ _OPTIONS = (
     ),
 )  # fmt: skip
 
+# For environments alone: a task can't trust more than its own.
+trusted_option = click.option(
+    "--trusted-ref", "trusted_refs", multiple=True, metavar="PATTERN",
+    help="Only tasks of the default branch, of branches like PATTERN (main, release/*) and of refs like it (refs/tags/v*) leave "
+    "setup's result to others; repeatable.  [default: those of all refs]",
+)  # fmt: skip
+
 
 def settings_options[F: Callable[..., Any]](function: F) -> F:
     """Add them all."""
@@ -89,7 +96,8 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
     if options["no_setup"] and options["setup"] is not None:
         raise click.UsageError("--setup and --no-setup exclude each other: give one of them")
     network = {phase: typed(options, prefix) for phase, prefix in (("agent", ""), ("setup", "setup-"))}
-    lifetime = options["cache_lifetime"]
+    lifetime, trusted = options["cache_lifetime"], options.get("trusted_refs")
+    cache: dict[str, Any] = {} if lifetime is None else {"lifetime": lifetime} if lifetime else {"enabled": False}
     given = {
         **{name: options[name] for name in ("image", "repo", "maintenance", "timeout")},
         "runtimes": dict(options["runtimes"]) or None,
@@ -99,6 +107,6 @@ def settings(options: dict[str, Any]) -> dict[str, Any]:
         "secret_paths": list(options["secret_paths"]) or None,
         "network": {phase: setting for phase, setting in network.items() if setting} or None,
         "limits": {name: options[name] for name in _LIMITS if options[name] is not None} or None,
-        "cache": None if lifetime is None else {"lifetime": lifetime} if lifetime else {"enabled": False},
+        "cache": cache | ({"trusted_refs": list(trusted)} if trusted else {}) or None,
     }
     return {name: value for name, value in given.items() if value is not None}

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Final
 
@@ -79,6 +80,18 @@ def explain_miss(parts: Mapping[str, str], latest: Snapshot | None, moment: floa
     if changed:
         return f"changed since the latest snapshot ({age} ago): {', '.join(changed)}"
     return f"the latest snapshot ({age} old) has expired"
+
+
+def trusts(patterns: Sequence[str] | None, ref: str | None) -> bool:
+    """Whether tasks of this ref (its full name; None is a commit) may leave a snapshot to others.
+
+    A pattern is of branches (main, release/*), unless it begins with refs/ (refs/tags/v*): so a tag never counts as the branch
+    whose name it has taken. `*` is any text, slashes too. No patterns at all trust every ref.
+    """
+    if patterns is None:
+        return True
+    full = (pattern if pattern.startswith("refs/") else f"refs/heads/{pattern}" for pattern in patterns)
+    return ref is not None and any(fnmatchcase(ref, pattern) for pattern in full)
 
 
 def _changed_files(parts: Mapping[str, str], before: Mapping[str, str]) -> list[str]:

@@ -30,6 +30,7 @@ import uvloop
 
 from proxy import trust
 from rootfs.runtime_recipe import recipes
+from rootfs.spread import spread_below
 from rootfs.store import Store as LayerStore
 from rootfs.tree import remove_tree
 from sandbox.api.app import make_app
@@ -210,6 +211,7 @@ def _sweep(state: Path, layers: LayerStore, known: set[str]) -> None:
     layers.sweep_staging()
     tasks = state / "tasks"
     tasks.mkdir(mode=0o700, exist_ok=True)
+    spread_below(layers.staging)
     for directory in tasks.iterdir():
         if directory.name in known:
             phases.remove_writables(directory)

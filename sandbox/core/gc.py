@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rootfs import package_cache
+from rootfs.errors import ImageError
 from rootfs.store import Swept
+from sandbox.core import damage
 from sandbox.core.errors import TaskError
 from sandbox.core.model import Snapshot
 from sandbox.core.runtime import Runtime
@@ -90,14 +92,35 @@ async def drop(runtime: Runtime, snapshots: Sequence[Snapshot]) -> dict[str, int
     async with runtime.changing_layers:
         for snapshot in snapshots:
             runtime.store.remove_snapshot(snapshot.id)
+            runtime.looked_at.discard(snapshot.id)
         kept = {snapshot.layer for snapshot in runtime.store.list_snapshots()}
         referenced = kept | runtime.layers_in_use() | runtime.bases.layers_in_use()
         swept: Swept = await asyncio.to_thread(runtime.layers.remove_unused_layers, referenced)
     return {"snapshots": len(snapshots), "layers": swept.count, "tasks": 0, "bytes": swept.bytes}
 
 
+async def drop_damaged(runtime: Runtime, snapshot: Snapshot) -> None:
+    """Drop one whose files aren't what they were. Never raises for files that can't be removed: nobody finds them any more."""
+    name = snapshot.runtime or snapshot.environment or "a task"
+    _log.warning("the files of the snapshot %s of %s are damaged: it is dropped", snapshot.id[:12], name)
+    try:
+        await drop(runtime, [snapshot])
+    except (TaskError, ImageError, OSError) as error:
+        _log.warning("cannot remove the files of the snapshot %s: %s", snapshot.id[:12], error)
+
+
+async def look_for_damage(runtime: Runtime) -> None:
+    """Drop every snapshot whose files aren't what they were."""
+    for snapshot in runtime.store.list_snapshots():
+        if not any(one.id == snapshot.id for one in runtime.store.list_snapshots()):
+            continue  # it was dropped while the ones before were looked at
+        if await damage.is_damaged(runtime, snapshot, again=True):
+            await drop_damaged(runtime, snapshot)
+
+
 async def keep_tidy(runtime: Runtime, scheduler: Scheduler) -> None:
-    """Collect soon after the start and every hour, until cancelled; with little room left, as much as makes some."""
+    """Collect and look for damage, soon after the start and every hour, until cancelled; with little room left, collect as much
+    as makes some."""
     pause = _FIRST
     while True:
         await asyncio.sleep(pause)
@@ -105,7 +128,8 @@ async def keep_tidy(runtime: Runtime, scheduler: Scheduler) -> None:
         disk = os.statvfs(runtime.state)
         try:
             done = await collect(runtime, scheduler, Wanted(free=int(disk.f_blocks * disk.f_frsize * _LOW)))
-        except (TaskError, OSError) as error:
+            await look_for_damage(runtime)
+        except (TaskError, ImageError, OSError) as error:
             _log.warning("cannot collect garbage: %s", error)
         else:
             if done["bytes"]:

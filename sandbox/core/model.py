@@ -40,8 +40,9 @@ class TaskSpec:
 
     `network` has the setting of each of PHASES. `setup`: None is automatic, "" is none. `secret_paths`: where setup may leave
     plain secrets. `cache_lifetime`, in seconds: None the daemon's, 0 no cache; `fresh`: setup runs though there is a snapshot,
-    and makes a new one. `owner`: the uid of who asked; `environment`: the id of one, which may be another's; `lent`: the uid
-    whose secret it is, for those that aren't the owner's.
+    and makes a new one. `trusted_refs`: patterns of the refs whose tasks may leave a snapshot to others (core/cache.py).
+    `owner`: the uid of who asked; `environment`: the id of one, which may be another's; `lent`: the uid whose secret it is, for
+    those that aren't the owner's.
     """
 
     command: tuple[str, ...]
@@ -59,6 +60,7 @@ class TaskSpec:
     environment: str | None = None
     cache_lifetime: float | None = None
     fresh: bool = False
+    trusted_refs: tuple[str, ...] | None = None
     runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> version
     owner: int = 0
     lent: Mapping[str, int] = field(default_factory=dict)
@@ -82,13 +84,14 @@ class TaskSpec:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TaskSpec:
         """The inverse of `to_json`."""
-        limits = value.get("limits")
+        limits, trusted = value.get("limits"), value.get("trusted_refs")
         return cls(
             **{
                 **{name: given for name, given in value.items() if name not in _BEFORE_NETWORK},
                 "command": tuple(value["command"]),
                 "secrets": tuple(value.get("secrets", ())),
                 "secret_paths": tuple(value.get("secret_paths", ())),
+                "trusted_refs": None if trusted is None else tuple(trusted),
                 "network": _network(value),
                 "limits": Limits(**limits) if limits else None,
             }

@@ -1,7 +1,8 @@
 """The life of a task, from a request that was accepted to an end that is written down. Its indentation is that life.
 
     source    = mirror fetched, ref resolved to a commit
-    snapshot  = found by key, or made: [checkout ─ setup] on an upper directory that becomes a layer by one rename
+    snapshot  = found by key, or made: [checkout ─ setup] on an upper directory that becomes a layer by one rename;
+                where others may not have it, the directory stays the task's own
     workspace = the task's commit checked out on top, unless the snapshot is at it; maintenance (preparation.py decides)
     agent     = the command, with the agent's policy, on a directory of its own: what it changes is all that is looked at later
     result    = commit and diff from the upper directory
@@ -23,7 +24,7 @@ from typing import Any, Final
 from rootfs.errors import ImageError
 from rootfs.runtime_recipe import RuntimeVersion
 from rootfs.tree import remove_tree
-from sandbox.core import cache, gc, phases, runtimes, source
+from sandbox.core import cache, phases, runtimes, source
 from sandbox.core.errors import NotStored, TaskError
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Snapshot, Task, now
@@ -33,7 +34,7 @@ from sandbox.core.phases import PhaseContext
 from sandbox.core.policies import Change, Edit
 from sandbox.core.preparation import Preparation, prepare
 from sandbox.core.runtime import Runtime
-from sandbox.core.snapshots import build_snapshot
+from sandbox.core.snapshots import find, keep_snapshot, set_up
 from sandbox.core.source import Source
 from sandbox.host import fault, jobs
 from sandbox.host.errors import HostError
@@ -150,13 +151,8 @@ class TaskRun:
             await self._stack_runtimes(life)
             self.preparation = prepare(spec, found)
             self._tell(self.preparation.explain())
-            snapshot, hit = await self._snapshot(found)
-            if snapshot is not None:
-                if not spec.caches:
-                    life.push_async_callback(gc.drop, runtime, [snapshot])
-                life.enter_context(runtime.using(snapshot.layer))
-                self.context.add_layer(runtime.layers.layer_path(snapshot.layer))
-            await self._prepare(found, snapshot, hit)
+            checkout, hit = await self._set_up(life, found)
+            await self._prepare(found, checkout, hit)
             if found is not None and found.local:
                 life.push_async_callback(_ended, asyncio.create_task(self._tell_uncommitted()))
             writable = phases.new_writable(self.directory / phases.AGENT)
@@ -169,18 +165,19 @@ class TaskRun:
         """Find the layers of the task's language runtimes, or build them, each on the image alone."""
         stacked: list[tuple[RuntimeVersion, Path]] = []
         for version in runtimes.of_task(self.task.spec, self.context.base):
-            layer = await runtimes.layer(self._runtime, self.context, version, self.directory / phases.RUNTIME)
+            directory = self.directory / phases.RUNTIME
+            layer = await runtimes.layer(self._runtime, self.context, version, directory, self.journal.notice)
             life.enter_context(self._runtime.using(layer))
             stacked.append((version, self._runtime.layers.layer_path(layer)))
-            await asyncio.to_thread(remove_tree, self.directory / phases.RUNTIME)
+            await asyncio.to_thread(remove_tree, directory)
         self.context.stack_runtimes(stacked)
 
-    async def _prepare(self, found: Source | None, snapshot: Snapshot | None, hit: bool) -> None:
+    async def _prepare(self, found: Source | None, checkout: str | None, hit: bool) -> None:
         """Bring the files to the task's commit, and freshen a cached state. What that writes is a layer of the task's own."""
         maintenance = self.preparation.maintenance(hit)
-        moves = found is not None and (snapshot is None or snapshot.checkout != found.checkout)
+        moves = found is not None and checkout != found.checkout
         if moves or maintenance:
-            writable = phases.new_writable(self.directory / phases.PREPARED)
+            writable = phases.new_writable(self.directory / phases.PREPARED, large=moves)
             if found is not None and moves:
                 await self.context.checkout(writable, found.commit, found.branch)
             if maintenance:
@@ -201,37 +198,63 @@ class TaskRun:
         for text in texts:
             self.journal.notice(text)
 
-    async def _snapshot(self, found: Source | None) -> tuple[Snapshot | None, bool]:
-        """The snapshot to start from and whether it was there already; (None, False) where there is nothing to set up."""
-        spec, store, prepared = self.task.spec, self._runtime.store, self.preparation
-        if not prepared.setup:
+    async def _set_up(self, life: contextlib.AsyncExitStack, found: Source | None) -> tuple[str | None, bool]:
+        """Stack what setup makes, found or made now. Returns what is checked out there, and whether it was found."""
+        if not self.preparation.setup:
             return None, False
-        url = found.url if found else None
-        image, placeholders = self.context.base.image.digest, self.context.placeholders["setup"]
-        fingerprint = self._runtime.secrets.fingerprint(self.context.values["setup"])
-        keys = {one.name: runtimes.key(self.context.base, one) for one in runtimes.of_task(spec, self.context.base)}
-        parts = cache.inputs(spec, image, url, placeholders, prepared.snapshot_inputs, fingerprint, keys)
-        key = cache.key(parts)
+        parts = self._inputs(found)
+        key, private = cache.key(parts), self._why_private(found)
+        if not self.task.spec.caches:
+            self._say_cache(False, key, private)
+            return await self._set_up_alone(found)
         async with self._runtime.building(key):  # two tasks that miss together build once
-            snapshot = None if spec.fresh or not spec.caches else self._runtime.pending.get(key) or store.snapshot(key)
-            if snapshot is not None and self._runtime.layers.has_layer(snapshot.layer):
-                self._say_cache(True, key, cache.explain_hit(snapshot))
-                return snapshot, True
-            self._say_cache(False, key, self._why_miss(snapshot, parts, url))
-            directory = self.directory / phases.SETUP
-            return await build_snapshot(
-                self._runtime, self.context, spec, prepared.setup, directory, found, parts
-            ), False
+            snapshot, why = await self._find(key, parts, found)
+            hit = snapshot is not None
+            self._say_cache(hit, key, why if hit or not private else f"{why}; {private}")
+            if snapshot is None and not private:
+                upper = await self._run_setup(found)
+                snapshot = await keep_snapshot(self._runtime, self.context, self.task.spec, upper, found, parts)
+            if snapshot is not None:  # and nothing was awaited since it came: it could have been collected meanwhile
+                life.enter_context(self._runtime.using(snapshot.layer))
+                self.context.add_layer(self._runtime.layers.layer_path(snapshot.layer))
+                return snapshot.checkout, hit
+        return await self._set_up_alone(found)
 
-    def _why_miss(self, unusable: Snapshot | None, parts: Mapping[str, str], url: str | None) -> str:
+    async def _set_up_alone(self, found: Source | None) -> tuple[str | None, bool]:
+        """Setup for this task alone: what it writes is no layer, which could be found, and goes with the task's directory."""
+        self.context.add_layer(await self._run_setup(found))
+        return found.default_checkout if found else None, False
+
+    async def _run_setup(self, found: Source | None) -> Path:
+        return await set_up(self.context, self.preparation.setup, self.directory / phases.SETUP, found)
+
+    async def _find(self, key: str, parts: Mapping[str, str], found: Source | None) -> tuple[Snapshot | None, str]:
+        """The snapshot to start from; and in words how old it is, or why there is none."""
+        store, spec = self._runtime.store, self.task.spec
+        if spec.fresh:
+            return None, "asked to start from nothing"
+        snapshot, why = await find(self._runtime, key)
+        if snapshot is not None:
+            return snapshot, cache.explain_hit(snapshot)
+        latest = store.latest_snapshot(found.url if found else None, spec.scope)
+        return None, why or cache.explain_miss(parts, latest)
+
+    def _inputs(self, found: Source | None) -> dict[str, str]:
+        spec, base = self.task.spec, self.context.base
+        fingerprint = self._runtime.secrets.fingerprint(self.context.values["setup"])
+        keys = {one.name: runtimes.key(base, one) for one in runtimes.of_task(spec, base)}
+        url, placeholders = found.url if found else None, self.context.placeholders["setup"]
+        automatic = self.preparation.snapshot_inputs
+        return cache.inputs(spec, base.image.digest, url, placeholders, automatic, fingerprint, keys)
+
+    def _why_private(self, found: Source | None) -> str:
+        """Why what this task's setup makes is for itself alone, in words; empty if others may have it."""
         spec = self.task.spec
-        if unusable is not None:
-            return "the files of its snapshot are gone"
         if not spec.caches:
             return "the cache is off"
-        if spec.fresh:
-            return "asked to start from nothing"
-        return cache.explain_miss(parts, self._runtime.store.latest_snapshot(url, spec.scope))
+        if found is None or spec.ref is None or found.is_default or cache.trusts(spec.trusted_refs, found.ref):
+            return ""
+        return f"the ref {spec.ref!r} is not trusted to write the cache: built for this task alone"
 
     def _say_cache(self, hit: bool, key: str, reason: str) -> None:
         self._change(cache={"hit": hit, "key": key, "reason": reason})

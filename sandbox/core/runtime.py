@@ -7,11 +7,12 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from rootfs.store import Store as LayerStore
+from sandbox.core import damage
 from sandbox.core.ceiling import Ceiling
 from sandbox.core.errors import TaskError
 from sandbox.core.images import Bases
@@ -42,6 +43,7 @@ class Runtime:
     # Held while a layer has come to the disk but nothing names it yet, and while layers that nothing names are removed.
     changing_layers: asyncio.Lock
     pending: dict[str, Snapshot] = field(default_factory=dict)  # by key, those whose files are on their way to the disk
+    looked_at: set[str] = field(default_factory=set)  # ids of those known to be whole since this daemon has started
     _keeping: set[asyncio.Task[None]] = field(default_factory=set)
     _used: Counter[str] = field(default_factory=Counter)
     _building: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
@@ -57,7 +59,9 @@ class Runtime:
         with self.using(snapshot.layer):
             try:
                 await asyncio.to_thread(self.layers.sync_layers)
-                self.store.add_snapshot(snapshot)
+                digest = await damage.digest(self.layers.layer_path(snapshot.layer), gently=True)
+                self.looked_at.add(snapshot.id)
+                self.store.add_snapshot(replace(snapshot, digest=digest or None))
                 fault.at("snapshot: stored")
             except (TaskError, OSError) as error:
                 _log.warning("cannot keep the snapshot %s: %s", snapshot.id[:12], error)

@@ -13,12 +13,13 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from rootfs.runtime_recipe import RuntimeVersion, asked_by_variables, find, recipes
+from sandbox.core import snapshots
 from sandbox.core.images import Base
 from sandbox.core.model import Snapshot, TaskSpec
 from sandbox.core.phases import PhaseContext, new_writable
@@ -67,12 +68,16 @@ def key(base: Base, version: RuntimeVersion) -> str:
     return version.key(base.image.digest, base.layers[-1])
 
 
-async def layer(runtime: Runtime, context: PhaseContext, version: RuntimeVersion, directory: Path) -> str:
+async def layer(
+    runtime: Runtime, context: PhaseContext, version: RuntimeVersion, directory: Path, tell: Callable[[str], None]
+) -> str:
     """The layer of a runtime over the context's image, built in `directory` if there is none. Raises PhaseFailed, JobError."""
     own = key(context.base, version)
     async with runtime.building(own):  # two tasks that miss together build once
-        found = runtime.pending.get(own) or runtime.store.snapshot(own)
-        if found is None or not runtime.layers.has_layer(found.layer):
+        found, why = await snapshots.find(runtime, own)
+        if why:
+            tell(f"runtime {version.label}: {why}; it is built again")
+        if found is None:
             found = await _build(runtime, context, version, own, new_writable(directory))
         return found.layer
 

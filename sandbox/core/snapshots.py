@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sandbox.core import cache, gc, phases
+from sandbox.core import cache, damage, gc, phases
 from sandbox.core.access import User, shown_scope
 from sandbox.core.environments import Environments
 from sandbox.core.errors import BadRequest, NotFound
@@ -22,17 +22,35 @@ from sandbox.core.source import Source
 from sandbox.host import fault
 
 
-async def build_snapshot(
-    runtime: Runtime, context: PhaseContext, spec: TaskSpec, script: str, directory: Path, source: Source | None,
-    inputs: Mapping[str, str],
-) -> Snapshot:  # fmt: skip
-    """Check out the default branch, run setup, keep the result. A script that fails raises PhaseFailed and leaves no snapshot."""
-    writable = phases.new_writable(directory)
+async def find(runtime: Runtime, key: str) -> tuple[Snapshot | None, str]:
+    """The snapshot of a key; else in words why one that there is can't be used. What is found must be in use (`Runtime.using`)
+    before anything else is awaited: until then it can be collected."""
+    found = runtime.pending.get(key) or runtime.store.snapshot(key)
+    if found is None:
+        return None, ""
+    if not runtime.layers.has_layer(found.layer):
+        return None, "the files of its snapshot are gone"
+    if await damage.is_damaged(runtime, found):
+        await gc.drop_damaged(runtime, found)
+        return None, "the files of its snapshot are damaged"
+    return found, ""
+
+
+async def set_up(context: PhaseContext, script: str, directory: Path, source: Source | None) -> Path:
+    """Check out the default branch and run setup; the directory of what that wrote. Raises PhaseFailed for a failing script."""
+    writable = phases.new_writable(directory, large=True)
     await _check_out(context, writable, source)
     await context.script("setup", writable, script)
     await context.refuse_secrets("setup", writable)
     await _check_out(context, writable, source)  # again: a task of this commit then has nothing to do
     fault.at("snapshot: set up")
+    return writable / "upper"
+
+
+async def keep_snapshot(
+    runtime: Runtime, context: PhaseContext, spec: TaskSpec, upper: Path, source: Source | None, inputs: Mapping[str, str]
+) -> Snapshot:  # fmt: skip
+    """Have other tasks find what setup wrote."""
     layer = secrets.token_hex(32)
     created = time.time()
     snapshot = Snapshot(
@@ -49,7 +67,7 @@ async def build_snapshot(
         expires=created + (cache.LIFETIME if spec.cache_lifetime is None else spec.cache_lifetime),
     )
     async with runtime.changing_layers:
-        await asyncio.to_thread(runtime.layers.commit_layer, writable / "upper", layer, synced=False)
+        await asyncio.to_thread(runtime.layers.commit_layer, upper, layer, synced=False)
         fault.at("snapshot: layer committed")
         runtime.keep(snapshot)
     return snapshot

@@ -19,7 +19,10 @@ FETCH_TIMEOUT: Final = 3600.0
 
 @dataclass(frozen=True)
 class Source:
-    """A fetched repository and the commit to work on. `branch` is None when the ref is no branch; `refs` by full name."""
+    """A fetched repository and the commit to work on. `branch` is None when the ref is no branch; `refs` by full name.
+
+    `ref`: what the ref really is, in full (refs/heads/main), however it was written; None when it is a commit.
+    """
 
     mirror: str
     objects: Path
@@ -27,6 +30,7 @@ class Source:
     workdir: str
     commit: str
     branch: str | None
+    ref: str | None
     default_commit: str
     default_branch: str | None
     refs: Mapping[str, str]
@@ -44,6 +48,11 @@ class Source:
     def default_checkout(self) -> str:
         """The same for the default branch."""
         return self._checkout(self.default_commit, self.default_branch)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is what there would be without any ref."""
+        return self.checkout == self.default_checkout
 
     def _checkout(self, commit: str, branch: str | None) -> str:
         made = [self.workdir, self.url, commit, branch, self.default_branch, dict(self.refs)]
@@ -81,6 +90,7 @@ def _parse(found: Mapping[str, object]) -> Source:
         workdir=f"{WORKSPACE}/{text['name']}",
         commit=text["commit"],
         branch=str(branch) if branch else None,
+        ref=str(found["ref"]) if found["ref"] else None,
         default_commit=text["default_commit"],
         default_branch=str(default_branch) if default_branch else None,
         refs=refs,

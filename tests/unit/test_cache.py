@@ -97,6 +97,32 @@ def test_a_first_run_and_an_expired_snapshot_are_told_apart() -> None:
     assert cache.explain_hit(_snapshot(PARTS), 3.4) == "snapshot is 3 s old"
 
 
+@pytest.mark.parametrize(
+    ("patterns", "ref", "trusted"),
+    [
+        (None, "refs/heads/any", True),
+        (None, None, True),
+        ([], "refs/heads/main", False),
+        (["main"], "refs/heads/main", True),
+        (["main"], "refs/heads/Main", False),
+        (["main"], "refs/heads/main2", False),
+        (["main"], "refs/tags/main", False),
+        (["main"], "refs/pull/1/main", False),
+        (["refs/heads/main"], "refs/heads/main", True),
+        (["release/*"], "refs/heads/release/1/fix", True),
+        (["release/*"], "refs/tags/release/1", False),
+        (["refs/tags/v*"], "refs/tags/v1", True),
+        (["refs/tags/v*"], "refs/heads/refs/tags/v1", False),
+        (["x", "v[0-9]"], "refs/heads/v2", True),
+        (["*"], "refs/heads/any/thing", True),
+        (["*"], "refs/tags/v1", False),
+        (["*", "refs/*"], None, False),
+    ],
+)
+def test_whom_the_cache_trusts(patterns: list[str] | None, ref: str | None, trusted: bool) -> None:
+    assert cache.trusts(patterns, ref) is trusted
+
+
 def _snapshot(parts: dict[str, str]) -> Snapshot:
     return Snapshot(
         "s", cache.key(parts), "sha256:image", "0" * 64, "https://git.example/p", None, None, None, parts, 0.0, 43200.0

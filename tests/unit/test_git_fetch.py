@@ -13,8 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import pygit2
 import pytest
 
+from rootfs import git_copy
 from tests.support import repos
 from tests.support.repos import ROOT, fetch, fetch_error, git, job
 
@@ -59,20 +61,36 @@ def test_a_fetch_describes_what_a_sandbox_needs(state: Path, source: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("ref", "target", "branch"),
+    ("ref", "target", "branch", "full"),
     [
-        ("dev", "dev", "dev"),
-        ("topic/x", "topic/x", "topic/x"),
-        ("origin/dev", "dev", "dev"),
-        ("refs/heads/dev", "dev", "dev"),
-        ("v1", "v1^{commit}", None),
-        ("refs/tags/v1", "v1^{commit}", None),
-        ("HEAD", "main", "main"),
+        (None, "main", "main", "refs/heads/main"),
+        ("dev", "dev", "dev", "refs/heads/dev"),
+        ("topic/x", "topic/x", "topic/x", "refs/heads/topic/x"),
+        ("origin/dev", "dev", "dev", "refs/heads/dev"),
+        ("refs/heads/dev", "dev", "dev", "refs/heads/dev"),
+        ("refs/remotes/origin/dev", "dev", "dev", "refs/heads/dev"),
+        ("v1", "v1^{commit}", None, "refs/tags/v1"),
+        ("tags/v1", "v1^{commit}", None, "refs/tags/v1"),
+        ("refs/tags/v1", "v1^{commit}", None, "refs/tags/v1"),
+        ("HEAD", "main", "main", "refs/heads/main"),
     ],
 )
-def test_a_ref_is_resolved(state: Path, source: Path, ref: str, target: str, branch: str | None) -> None:
+def test_a_ref_is_resolved(
+    state: Path, source: Path, ref: str | None, target: str, branch: str | None, full: str
+) -> None:
     found = fetch(state, source, ref)
-    assert (found["commit"], found["branch"]) == (sha(source, target), branch)
+    assert (found["commit"], found["branch"], found["ref"]) == (sha(source, target), branch, full)
+
+
+def test_the_name_that_a_ref_really_has(state: Path, source: Path) -> None:
+    """It decides whom the cache trusts: what is named to look like something else is told apart."""
+    for argv in (["branch", "refs/tags/v9", "dev"], ["tag", "dev", "main"], ["update-ref", "refs/pull/1/head", "dev"]):
+        git(source, *argv)
+    names = {
+        "dev": "refs/heads/dev", "refs/tags/dev": "refs/tags/dev", "refs/heads/refs/tags/v9": "refs/heads/refs/tags/v9",
+        "refs/pull/1/head": "refs/pull/1/head", sha(source, "dev"): None,
+    }  # fmt: skip
+    assert {ref: fetch(state, source, ref)["ref"] for ref in names} == names
 
 
 def test_a_commit_is_found_by_its_id_and_by_a_part_of_it(state: Path, source: Path) -> None:
@@ -182,6 +200,34 @@ def test_a_head_that_points_nowhere_does_no_harm(state: Path, source: Path) -> N
     git(source, "symbolic-ref", "HEAD", "refs/heads/nowhere")
     found = fetch(state, source)
     assert (found["branch"], found["commit"]) == ("main", sha(source, "main"))
+
+
+def test_a_new_mirror_has_what_refs_reach_and_nothing_else(state: Path, source: Path) -> None:
+    """git packs it; what nobody reaches any more (a stash, a commit that was amended) is not for sandboxes."""
+    lost = repos.commit(source, {"a": "lost\n"})
+    git(source, "tag", "only-tagged")
+    git(source, "reset", "-q", "--hard", "HEAD~1")
+    git(source, "tag", "-d", "only-tagged")
+    git(source, "repack", "-q", "-a", "-d", "-k")
+    found = fetch(state, source)
+    mirror = Path(found["mirror"])
+    assert len(list((mirror / "objects/pack").glob("*.pack"))) == 1
+    assert git(mirror, "fsck", "--full", "--strict") == ""
+    assert lost not in git(mirror, "cat-file", "--batch-all-objects", "--batch-check")
+    assert found["commit"] == sha(source, "main")
+
+
+def test_what_git_can_not_pack_is_fetched_or_told_as_before(
+    state: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / ".git/refs/heads/broken").write_text("1" * 40 + "\n")
+    assert "cannot" in fetch_error(state, source)
+    (source / ".git/refs/heads/broken").unlink()
+    assert fetch(state, source)["commit"] == sha(source, "main")
+    git(tmp_path, "init", "-q", "--bare", str(tmp_path / "new"))
+    monkeypatch.setitem(git_copy._BARE, "PATH", "/nonexistent")
+    git_copy.copy_history(pygit2.Repository(str(source)), tmp_path / "new")
+    assert list((tmp_path / "new/objects/pack").iterdir()) == []
 
 
 def test_a_shallow_source_stays_shallow_and_may_be_deepened(state: Path, source: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ SPEC = TaskSpec(("true",), repo="/project")
 
 def source(default: Mapping[str, str], task: Mapping[str, str]) -> Source:
     return Source(
-        "m", Path("o"), "u", "/workspace/x", "c", None, "d", "main", {}, (), True, found(task), found(default)
+        "m", Path("o"), "u", "/workspace/x", "c", None, None, "d", "main", {}, (), True, found(task), found(default)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -105,6 +106,7 @@ def test_maintenance_has_the_network_of_setup_unless_it_has_its_own(spec_of: Spe
         ({"command": ["x"], "secrets": ["A"] * 65}, "at most 64"),
         ({"command": ["x"], "unknown": 1}, "Extra inputs"),
         ({"command": ["x"], "ref": "main"}, "goes with a"),
+        ({"command": ["x"], "cache": {"trusted_refs": [""]}}, "at least 1 character"),
         ({"command": ["x"], "timeout": "soon"}, "is no duration"),
         ({"command": ["x"], "limits": {"memory": "much"}}, "is no size"),
         ({"command": ["x" * 200_000]}, "at most"),
@@ -114,6 +116,29 @@ def test_what_is_wrong_is_refused_with_its_reason(spec_of: SpecOf, request_: dic
     with pytest.raises((ValidationError, BadRequest)) as caught:
         spec_of(request_)
     assert reason in str(caught.value)
+
+
+def test_a_task_trusts_no_more_refs_than_its_environment(environments: Environments, spec_of: SpecOf) -> None:
+    environments.create("trusting", {"cache": {"trusted_refs": ["main", "release/*"]}})
+    environments.create("open", {"cache": {"lifetime": 60.0}})
+
+    def trusted(environment: str, **cache: Any) -> tuple[str, ...] | None:
+        return spec_of({"command": ["x"], "environment": environment, "cache": cache}).trusted_refs
+
+    assert trusted("open") is trusted("") is None
+    assert trusted("trusting", lifetime=60) == ("main", "release/*")
+    assert trusted("trusting", trusted_refs=["main"]) == trusted("open", trusted_refs=["main"]) == ("main",)
+    assert trusted("trusting", trusted_refs=[]) == ()
+    with pytest.raises(BadRequest, match="the environment trusting does not trust 'feature'"):
+        trusted("trusting", trusted_refs=["main", "feature"])
+    with pytest.raises(BadRequest, match="a project can't say"):
+        spec_of({"command": ["x"], "environment": "open", "project": {"cache": {"trusted_refs": []}}})
+
+
+def test_what_is_stored_of_a_task_is_what_it_was(spec_of: SpecOf) -> None:
+    for cache in ({}, {"trusted_refs": []}, {"trusted_refs": ["main"]}):
+        spec = spec_of({"command": ["x"], "cache": cache})
+        assert TaskSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
 def test_an_exec_needs_a_command_or_a_shell() -> None:

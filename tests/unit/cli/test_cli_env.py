@@ -146,7 +146,7 @@ def test_what_would_hold_and_from_where(server: Server, web: str, checkout: Path
     assert settings["network"]["agent"]["rules"] == ["a.example", "deny b.example"]
     assert settings["network"]["agent"]["access"] == "limited"
     assert settings["limits"] == {"memory": 2 << 30, "cpus": 2.0, "pids": 4096, "disk": None, "files": None}
-    assert settings["cache"] == {"lifetime": 0.0}
+    assert settings["cache"] == {"lifetime": 0.0, "trusted_refs": None}
     assert sources["repo"] == "the checkout"
     assert sources["setup"] == "environment web"
     assert sources["env.A"] == "hutch.toml"
@@ -162,6 +162,21 @@ def test_a_file_gives_itself_no_secret(server: Server, web: str, checkout: Path)
     error = failed(server, "env", "show", "--effective", cwd=checkout)
     assert "hutch.toml, line 1: secrets: the secret OTHER is not given to this project" in error
     assert server.hutch("env", "show", "--effective", "--secret", "OTHER", cwd=checkout).returncode == 0
+
+
+def test_trusted_refs_are_the_environment_s(server: Server, web: str, checkout: Path) -> None:
+    done = server.hutch("env", "edit", web, "--trusted-ref", "release/*", "--trusted-ref", "refs/tags/v*")
+    assert done.returncode == 0, done.stderr
+    assert server.client.environment(web)["settings"]["cache"] == {"trusted_refs": ["release/*", "refs/tags/v*"]}
+    lines = server.hutch("env", "show", web, "--effective", cwd="/").stdout.decode().splitlines()
+    words = ["cache.trusted_refs", "release/*,", "refs/tags/v*", "environment", "web"]
+    assert any(line.split() == words for line in lines)
+    server.hutch("env", "edit", web, "--cache-lifetime", "1d", "--trusted-ref", "main")
+    assert server.client.environment(web)["settings"]["cache"] == {"trusted_refs": ["main"], "lifetime": 86400}
+    (checkout / "hutch.toml").write_text("[cache]\ntrusted_refs = ['*']\n")
+    error = failed(server, "env", "show", "--effective", cwd=checkout)
+    assert "hutch.toml, line 2: cache.trusted_refs: a project can't say which of its refs are trusted" in error
+    assert server.hutch("run", "--trusted-ref", "x", "--", "true").returncode == 2, "it is no option of a task"
 
 
 def test_snapshots_for_people(server: Server) -> None:
