@@ -58,7 +58,7 @@ def main() -> int:
         )
         stack.callback(daemon.client.gc)
         rows = {**starts(daemon, directory, options.rounds), **runtimes(daemon, options.rounds)}
-        rows |= {**snapshots(daemon, directory), **diffs(daemon, directory)}
+        rows |= {**snapshots(daemon, directory), **diffs(daemon, directory), **history(daemon, directory)}
     report(rows)
     if options.json:
         options.json.write_text(json.dumps({"host": bench.host(), "results": rows}, indent=1) + "\n")
@@ -171,6 +171,50 @@ def diffs(daemon: Daemon, directory: Path) -> Rows:
         took = next(phase["seconds"] for phase in task["phases"] if phase["name"] == "result")
         rows[name] = (took, time.time() - began, "git diff in a checkout on the host")
     return rows
+
+
+def history(daemon: Daemon, directory: Path) -> Rows:
+    """The first and the next task on a repository of 50,000 files and 100,000 commits, beside git's clone of it."""
+    bench.say("a long history")
+    repo = long_repository(directory / "history", 50_000, 100_000)
+    cold, warm = (tasks.run(daemon, "true", repo=str(repo), setup="", seconds=600) for _ in range(2))
+    began = time.time()
+    clone = ["git", "clone", "-q", "--no-local", "--no-checkout", str(repo), str(directory / "history-clone")]
+    subprocess.run(clone, check=True, timeout=bench.BUILD_SECONDS)
+    cloned = time.time()
+    git(directory / "history-clone", "checkout", "-q", "main")
+    took = {
+        name: {phase["name"]: phase["seconds"] for phase in task["phases"]}
+        for name, task in (("cold", cold), ("warm", warm))
+    }
+    return {
+        "fetch of 100,000 commits, the first": (
+            took["cold"]["fetch"],
+            cloned - began,
+            "git clone --no-local --no-checkout",
+        ),
+        "fetch of 100,000 commits, the next": (took["warm"]["fetch"], None, ""),
+        "checkout of 50,000 files": (took["warm"]["checkout"], time.time() - cloned, "git checkout on the host"),
+    }
+
+
+def long_repository(path: Path, files: int, commits: int) -> Path:
+    """A bare repository whose commits change one file each."""
+    git(path.parent, "init", "-q", "--bare", "-b", "main", str(path))
+    names = [f"d{number // 5000}/e{number // 100 % 50}/{number}.txt" for number in range(files)]
+
+    def change(name: str, text: str) -> str:
+        return f"M 100644 inline {name}\ndata {len(text)}\n{text}\n"
+
+    with subprocess.Popen(["git", "-C", str(path), "fast-import", "--quiet"], stdin=subprocess.PIPE, text=True) as made:
+        assert made.stdin
+        for number in range(commits):
+            at = number * 7919 % files
+            made.stdin.write(f"commit refs/heads/main\ncommitter b <b@b> {1_700_000_000 + number} +0000\ndata 0\n")
+            made.stdin.writelines(change(name, f"{name}\n" * 50) for name in (names if not number else ()))
+            made.stdin.write(change(names[at], f"changed by {number}\n" + f"{names[at]}\n" * 49) + "\n")
+    assert made.returncode == 0
+    return path
 
 
 def repository(path: Path, count: int) -> Path:

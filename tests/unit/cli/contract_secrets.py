@@ -59,6 +59,7 @@ def app(state: Path) -> FastAPI:
         default_limits=Limits(8 << 30, 2.0, 4096),
         layers=LayerStore(state / "layers"),
         layers_in_use=set,
+        looked_at=set(),
         bases=SimpleNamespace(layers_in_use=set),
         changing_layers=asyncio.Lock(),
         kept=told,
