@@ -12,7 +12,10 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pygit2
 
@@ -20,7 +23,8 @@ from rootfs.git_errors import FREE_SPACE, RepositoryError
 from rootfs.git_url import Source
 from rootfs.git_user import PATH
 
-_SECONDS = 3600
+_SECONDS, _LOOK_SECONDS = 3600, 300
+_SAID_MAX = 32 << 20  # bytes: the refs of a large repository
 _SHOWN = 300
 _SETTINGS = (
     "protocol.ext.allow=always",
@@ -43,7 +47,7 @@ _ENVIRONMENT = {
 
 def heads(source: Source) -> tuple[str | None, str | None, bool]:
     """The full name of the branch that HEAD is, and its commit, None each where there is none; and whether there is any ref."""
-    lines = _git(source, ["ls-remote", "--symref", _url(source)]).splitlines()
+    lines = _git(source, ["ls-remote", "--symref", _url(source)], _LOOK_SECONDS).splitlines()
     symref = next((found[1] for line in lines if (found := re.fullmatch(r"ref: (\S+)\tHEAD", line))), None)
     commit = next((line[:40] for line in lines if re.fullmatch(r"[0-9a-f]{40}\tHEAD", line)), None)
     return symref, commit, any(re.match(r"[0-9a-f]{40}\t", line) for line in lines)
@@ -51,9 +55,16 @@ def heads(source: Source) -> tuple[str | None, str | None, bool]:
 
 def fetch(repo: pygit2.Repository, source: Source, refspecs: Sequence[str], *, prune: bool) -> None:
     """Bring refs into the mirror. Raises RepositoryError in git's own words."""
-    options = ["--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--update-shallow", "--quiet"]
+    options = [
+        "--no-tags",
+        "--no-write-fetch-head",
+        "--no-auto-maintenance",
+        "--update-shallow",
+        "--no-recurse-submodules",
+        "--quiet",
+    ]
     arguments = ["fetch", *options, *(["--prune"] if prune else []), _url(source), *refspecs]
-    _git(source, [f"--git-dir={repo.path}", *arguments])
+    _git(source, [f"--git-dir={repo.path}", *arguments], _SECONDS)
 
 
 def shallow(repo: pygit2.Repository) -> bytes:
@@ -68,9 +79,9 @@ def uncommitted(source: Source) -> int:
     """How many changes of its work tree are in no commit; looked at by the user's own git."""
     assert source.user is not None
     assert source.path is not None
-    command = source.user.command(["git", "--no-optional-locks", "-C", source.path, "status", "--porcelain", "-z"])
-    done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False, cwd="/", env=_ENVIRONMENT)
-    return done.stdout.count(b"\0")
+    quiet = ["-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false"]
+    status = ["--no-optional-locks", "-C", source.path, *quiet, "status", "--porcelain", "-z"]
+    return _run(source.user.command(["git", *status]), _LOOK_SECONDS).nulls
 
 
 def _url(source: Source) -> str:
@@ -81,28 +92,58 @@ def _url(source: Source) -> str:
     return "ext::" + " ".join(word.replace("%", "%%").replace(" ", "% ") for word in words)
 
 
-def _git(source: Source, arguments: Sequence[str]) -> str:
+def _git(source: Source, arguments: Sequence[str], seconds: float) -> str:
     settings = [part for setting in _SETTINGS for part in ("-c", setting)]
     try:
-        done = subprocess.run(
-            ["git", *settings, *arguments],
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-            cwd="/",
-            env=_ENVIRONMENT,
-        )
+        done = _run(["git", *settings, *arguments], seconds)
     except FileNotFoundError as error:
         raise RepositoryError(
             f"cannot read {source.location}: this host has no git", "apt-get install git, or give a URL"
         ) from error
-    if done.returncode == 0:
-        return done.stdout.decode("utf-8", "replace")
+    if done.code == 0:
+        return done.out.decode("utf-8", "replace")
     assert source.user is not None
-    said = "".join(c if c.isprintable() else " " for c in done.stderr.decode("utf-8", "replace")).strip()
+    said = "".join(c if c.isprintable() else " " for c in done.err.decode("utf-8", "replace")).strip()
     if "No space left" in said:
         raise RepositoryError(f"cannot fetch {source.location}: the disk is full", FREE_SPACE)
     raise RepositoryError(
         f"cannot read {source.location} as {source.user.name}: {said[:_SHOWN]}",
         "give the path of a git repository of yours, or a URL",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a program said, as much of it as is kept, and how many null bytes there were in all."""
+
+    code: int
+    out: bytes
+    err: bytes
+    nulls: int
+
+
+def _run(argv: Sequence[str], seconds: float) -> _Done:
+    """Run a program whose output may be without end."""
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd="/", env=_ENVIRONMENT
+        ) as process,
+        ThreadPoolExecutor(2) as readers,
+    ):
+        out, err = (readers.submit(_read, stream) for stream in (process.stdout, process.stderr))
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = -1
+        kept, nulls = out.result()
+        return _Done(code, kept, err.result()[0] if code >= 0 else b"it takes too long", nulls)
+
+
+def _read(stream: Any) -> tuple[bytes, int]:
+    kept, nulls = b"", 0
+    while piece := os.read(stream.fileno(), 1 << 16):
+        kept += piece[: max(0, _SAID_MAX - len(kept))]
+        nulls += piece.count(b"\0")
+    return kept, nulls

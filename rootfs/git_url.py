@@ -6,6 +6,7 @@ Pure: must not touch the network or a file (but `realpath` for local paths), and
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -41,15 +42,15 @@ class Source:
 def parse(text: str, user: User | None = None) -> Source:
     """The repository that `text` names, or RepositoryError. Of every user's his own mirror: what one of them may fetch, and what
     his tasks made of it, is not for another."""
-    found = _parse(text)
+    found = _parse(text, os.path.realpath if user is None else os.path.normpath)
     return replace(found, user=user, key=_key(f"{user.uid} {found.key}")) if user else found
 
 
-def _parse(text: str) -> Source:
+def _parse(text: str, real: Callable[[str], str]) -> Source:
     if any(c < " " or c == "\x7f" for c in text) or not text.strip():
         raise RepositoryError("cannot use a repository URL that is empty or contains control characters", _HOW)
     if text.startswith("/"):
-        return _local(text)
+        return _local(text, real)
     if "://" not in text:
         return _scp(text)
     try:
@@ -60,12 +61,17 @@ def _parse(text: str) -> Source:
     if parts.scheme.lower() == "file":
         if parts.netloc not in ("", "localhost"):
             raise RepositoryError(f"cannot read file:// from another host ({parts.hostname})", _HOW)
-        return _local(unquote(parts.path))
+        return _local(unquote(parts.path), real)
     return _remote(parts, port)
 
 
-def _local(path: str) -> Source:
-    real = os.path.realpath(path)
+def _local(path: str, resolve: Callable[[str], str]) -> Source:
+    """`resolve`: not realpath for a user, who may not be able to see where a link leads."""
+    if not path.startswith("/") or any(c < " " or c == "\x7f" for c in path):
+        raise RepositoryError(
+            "cannot use a repository's path that is not absolute or contains control characters", _HOW
+        )
+    real = resolve(path)
     name = os.path.basename(os.path.dirname(real)) if os.path.basename(real) == ".git" else os.path.basename(real)
     return Source(location=path, key=_key(f"file://{real}"), name=safe_name(name), path=path)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
+_BOUNDS = ["--nproc=8192", "--nofile=1024", "--cpu=3600", "--core=0"]
 _READ_MAX = 64 << 10
 _READ_SECONDS = 5
 
@@ -40,11 +41,15 @@ class User:
         return cls(uid, found.pw_gid, groups, found.pw_name, Path(found.pw_dir))
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """argv of a program that runs as he would have started it, and ends with who started it."""
+        """argv of a program that runs as he would have started it. With it ends whatever it starts; it ends with who started it.
+
+        It may be told by his own files to run anything. So it has a process namespace, and bounds of its own.
+        """
+        cage = ["unshare", "--pid", "--fork", "--kill-child", "--", "prlimit", *_BOUNDS, "--"]
         ids = [f"--reuid={self.uid}", f"--regid={self.gid}", f"--groups={','.join(map(str, self.groups))}"]
         limits = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig=KILL"]
         bare = ["env", "-i", f"HOME={self.home}", f"PATH={PATH}", "LC_ALL=C.UTF-8"]
-        return ["setpriv", *ids, *limits, "--", *bare, *argv]
+        return ["setpriv", "--pdeathsig=KILL", "--", *cage, "setpriv", *ids, *limits, "--", *bare, *argv]
 
     def read(self, path: Path) -> bytes | None:
         """The beginning of a file that he can read, else None. A pipe that nobody writes to is none."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # making the TypedDicts takes 2 ms, which no call needs
         Dropped,
         Effective,
         Environment,
+        EnvironmentHead,
         Explanation,
         Image,
         LanguageRuntime,
@@ -180,8 +181,8 @@ class Client(Caller):
         """Send a signal by its name without SIG, for example "INT"."""
         self._stream("POST", f"/execs/{segment(exec_id)}/signal", {"signal": name}).read()
 
-    def environments(self) -> list[Environment]:
-        """All environments."""
+    def environments(self) -> list[EnvironmentHead]:
+        """All environments, without their settings."""
         return list(self._json("GET", "/environments")["environments"])
 
     def environment(self, name: str) -> Environment:

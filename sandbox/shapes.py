@@ -92,6 +92,17 @@ class Environment(TypedDict):
     changed: str
 
 
+class EnvironmentHead(TypedDict):
+    """An environment in a list: `repo` is host/path of its repository, whatever the spelling of its URL."""
+
+    name: str
+    members: list[dict[str, str]]
+    repo: str | None
+    image: str | None
+    created: str
+    changed: str
+
+
 class Effective(TypedDict):
     """What would hold for a task, and which layer each value (by its path, `limits.memory`) is from."""
 

@@ -106,10 +106,13 @@ def _add_host_routes(app: FastAPI, services: Services) -> None:
         """Whether the daemon answers."""
         return JSONResponse({"status": "ok", "version": version("hutch"), "pid": os.getpid()})
 
+    examining = asyncio.Lock()  # one at a time: it starts a sandbox of its own
+
     @app.get("/doctor")
     async def examine() -> Response:
         """What this host can and can't do."""
-        checks = await asyncio.to_thread(doctor.checks)
+        async with examining:
+            checks = await asyncio.to_thread(doctor.checks)
         return JSONResponse({"checks": [asdict(check) for check in checks]})
 
     @app.post("/gc")

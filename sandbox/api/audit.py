@@ -9,16 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from sandbox.api.bounds import App, Message, Receive, Send
 from sandbox.core.model import now
-
-type Message = MutableMapping[str, Any]
-type Receive = Callable[[], Awaitable[Message]]
-type Send = Callable[[Message], Awaitable[None]]
-type App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger("hutch")
 _LOOKS: Final = ("GET", "HEAD", "OPTIONS")

@@ -77,12 +77,14 @@ def add_routes(app: FastAPI, services: Services) -> None:
     async def unshare_environment(name: str, member: str, user: Peer) -> Response:
         """Take that back."""
         gone = Member.named(member, LEVELS[0])
-        return JSONResponse(environments.unshare(user, name, gone).shown(user.uid))
+        changed = environments.unshare(user, name, gone)
+        services.scheduler.end_tasks_of_former_members(changed)
+        return JSONResponse(changed.shown(user.uid))
 
     @app.delete("/environments/{name}/cache")
     async def reset_cache(name: str, user: Peer) -> Response:
         """Drop an environment's snapshots: its next task sets up from nothing."""
-        return JSONResponse(await services.snapshots.reset(environments.get(user, name, "change").id))
+        return JSONResponse(await services.snapshots.reset(environments.renew(user, name).id))
 
 
 def _sensible(name: str, given: Settings) -> dict[str, object]:

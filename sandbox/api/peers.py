@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sandbox.api.bounds import FIRST_REQUEST, Connections
 from sandbox.core.access import User
 
 _SO_PEERGROUPS: Final = 59
@@ -24,13 +25,43 @@ _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _NOBODY: Final = User(2**32 - 1)  # (uid_t)-1, which no process has
 
 
+_connections: Final = Connections()
+
+
 class PeerProtocol(HttpToolsProtocol):
-    """HTTP, each request of which knows whose connection it came by."""
+    """HTTP, each request of which knows whose connection it came by. Of other users than root it takes a bounded number, and none
+    that says nothing."""
+
+    _peer: User = _NOBODY
+    _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Ask the kernel before anything is read."""
         super().connection_made(transport)
-        self.app_state: dict[str, Any] = {**self.app_state, **_peer(transport.get_extra_info("socket").fileno())}
+        found = _peer(transport.get_extra_info("socket").fileno())
+        self._peer = found["user"]
+        self.app_state: dict[str, Any] = {**self.app_state, **found}
+        if not _connections.opened(self._peer.uid):
+            transport.abort()
+        elif not self._peer.is_root:
+            self._waiting = self.loop.call_later(FIRST_REQUEST, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what was counted."""
+        self._heard()
+        if self._peer is not _NOBODY:
+            _connections.closed(self._peer.uid)
+        super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        """The request has come."""
+        self._heard()
+        super().on_headers_complete()
+
+    def _heard(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
 
 def _peer(connection: int) -> dict[str, Any]:

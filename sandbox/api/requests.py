@@ -3,7 +3,7 @@ behind it uses."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,12 +11,16 @@ from sandbox.api.settings import ARGUMENT, Amount, Seconds, SettingsRequest, Str
 from sandbox.core.execs import ExecSpec
 from sandbox.core.gc import Wanted
 
+_COMMAND: Final = 256 << 10  # characters of all words
+
 type Text = Annotated[str, Field(max_length=ARGUMENT - 1)]
 
 
 def _check_argv(command: list[str]) -> list[str]:
     for word in command:
         check_text(word, "the command")
+    if sum(map(len, command)) > _COMMAND:
+        raise ValueError(f"the command is longer than {_COMMAND >> 10} KiB: put what is long into a file")
     return command
 
 

@@ -34,6 +34,11 @@ class Resolved:
     environment: Environment | None
     user: User
 
+    @property
+    def source(self) -> str:
+        """What the environment is called as a source."""
+        return f"environment {self.environment.called(self.user.uid)}" if self.environment else ""
+
     def shown(self, default: Limits) -> dict[str, Any]:
         """Everything that would hold, defaults too; `sources` has the paths of what is none."""
         spec = self.settings.to_spec(default, (), None)
@@ -97,7 +102,9 @@ def task_spec(environments: Environments, user: User, body: TaskRequest, default
     # An environment gives its owner's secrets to those who may use it; all others are the user's own.
     lender, names = found.environment.owner, found.environment.settings.get("secrets", ())
     lent = {name: lender for name in names if lender != user.uid}
-    return replace(spec, environment=found.environment.id, lent=lent)
+    # And its repository is the one that he may read.
+    reader = lender if found.effective.sources.get("repo") == found.source and lender != user.uid else None
+    return replace(spec, environment=found.environment.id, epoch=found.environment.epoch, lent=lent, reader=reader)
 
 
 def check(effective: Effective) -> MergedSettings:

@@ -48,10 +48,10 @@ class Strict(BaseModel):
 class LimitsRequest(Strict):
     """Limits of each sandbox: bytes (or "2G"), cores, processes; and of what the task has on the disk, files and bytes."""
 
-    memory: Annotated[Amount, Field(ge=16 << 20)] | None = None
+    memory: Annotated[Amount, Field(ge=16 << 20, le=1 << 50)] | None = None
     cpus: float | None = Field(None, ge=0.01, le=4096)
     pids: int | None = Field(None, ge=8, le=1 << 22)
-    disk: Annotated[Amount, Field(ge=1 << 20)] | None = None
+    disk: Annotated[Amount, Field(ge=1 << 20, le=1 << 60)] | None = None
     files: int | None = Field(None, ge=100)
 
 

@@ -34,7 +34,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     @app.get("/tasks")
     async def list_tasks(user: Peer) -> Response:
         """The user's tasks, newest first; to root, everybody's."""
-        return JSONResponse({"tasks": [task.shown() for task in services.runtime.store.list_tasks(user.owns)]})
+        return JSONResponse({"tasks": [task.listed() for task in services.runtime.store.list_tasks(user.owns)]})
 
     @app.get("/tasks/{task}")
     async def show_task(task: str, user: Peer) -> Response:

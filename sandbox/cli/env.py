@@ -109,7 +109,7 @@ def ls(client: Client, as_json: bool) -> None:
     if as_json:
         print_json({"environments": found})
         return
-    rows = [(one["name"], one["settings"].get("repo") or "-", one["settings"].get("image") or "base", one["changed"])
+    rows = [(one["name"], one["repo"] or "-", one["image"] or "base", one["changed"])
             for one in found]  # fmt: skip
     print_table(("NAME", "REPOSITORY", "IMAGE", "CHANGED"), rows)
 
@@ -279,9 +279,10 @@ def share(client: Client, name: str, member: str, may: str, as_json: bool) -> No
     \b
     see      its settings, and that it is there
     use      run tasks in it, with its cached states; also with its secrets, of which a plain one can be read in setup
-    change   its settings, and drop its cached states; not give it secrets, remove it or share it
+    change   its other settings, and drop its cached states
 
-    For them it is called OWNER:NAME, or NAME where they have none of that name themselves. Tasks stay with who ran them.
+    They call it OWNER:NAME, and it is taken only where they name it. Its repository is read, and its secrets are given, as yours;
+    tasks stay with who ran them. To give it another repository, secrets or trusted refs, to remove and to share it is yours alone.
 
     \b
     Examples:
@@ -298,7 +299,7 @@ def share(client: Client, name: str, member: str, may: str, as_json: bool) -> No
 @json_option
 @pass_client
 def unshare(client: Client, name: str, member: str, as_json: bool) -> None:
-    """Take back what `hutch env share` gave. Tasks that run go on."""
+    """Take back what `hutch env share` gave. Tasks of those who lose it are cancelled; what they set up is kept for nobody."""
     left = client.unshare_environment(name, member)
     print_json(left) if as_json else print_line(f"{member} has no part in {left['name']} any more")
 

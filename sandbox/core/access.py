@@ -6,7 +6,9 @@ were shared with him or with a group of his. What else there is he doesn't hear 
 
 from __future__ import annotations
 
+import contextlib
 import grp
+import os
 import pwd
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from sandbox.core.errors import BadRequest, Forbidden
 LEVELS: Final = ("see", "use", "change")  # what a member may; each has those before it
 _OWNER: Final = len(LEVELS)
 _MOST_MEMBERS: Final = 100
+_LONGEST: Final = 256  # characters of a name
+_DIGITS, _NO_ID = 10, 2**32 - 1  # of an id; (uid_t)-1 is none
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,11 @@ class Member:
         kind, colon, name = text.partition(":")
         if not colon or kind not in ("user", "group"):
             raise BadRequest(f"cannot share with {text!r}", "say user:NAME or group:NAME")
-        try:
-            found = pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
-        except KeyError:
-            if not (name.isascii() and name.isdigit()):
-                raise BadRequest(
-                    f"cannot share with {text!r}: this host has no such {kind}", f"getent {_BASE[kind]}"
-                ) from None
-            found = int(name)
+        found = _id_of(kind, name)
+        if found is None:
+            raise BadRequest(
+                f"cannot share with {text[:_LONGEST]!r}: this host has no such {kind}", f"getent {_BASE[kind]}"
+            )
         return cls(kind, found, may)
 
     def shown(self) -> dict[str, str]:
@@ -118,10 +119,26 @@ def shown_scope(scope: str | None, uid: int) -> str | None:
 
 def uid_of(text: str) -> int | None:
     """The uid that a user's name, or number, stands for."""
+    return _id_of("user", text)
+
+
+def user_of(uid: int) -> User:
+    """A user with the groups that the host's databases give him."""
     try:
-        return pwd.getpwnam(text).pw_uid
+        found = pwd.getpwuid(uid)
     except KeyError:
-        return int(text) if text.isascii() and text.isdigit() else None
+        return User(uid)
+    return User(uid, frozenset(os.getgrouplist(found.pw_name, found.pw_gid)))
+
+
+def _id_of(kind: str, name: str) -> int | None:
+    """The id behind a name or a number. What no host can have for a name, or for a number, is none."""
+    if not name or len(name) > _LONGEST or not name.isprintable():
+        return None
+    with contextlib.suppress(KeyError, ValueError):
+        return pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
+    number = int(name) if name.isascii() and name.isdigit() and len(name) <= _DIGITS else _NO_ID
+    return number if number < _NO_ID else None
 
 
 def name_of(kind: str, number: int) -> str:

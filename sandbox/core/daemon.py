@@ -35,6 +35,7 @@ from rootfs.store import Store as LayerStore
 from rootfs.tree import remove_tree
 from sandbox.api.app import make_app
 from sandbox.api.audit import Audit
+from sandbox.api.bounds import Bounded
 from sandbox.api.peers import PeerProtocol
 from sandbox.api.services import Services
 from sandbox.core import phases
@@ -144,6 +145,12 @@ async def _serve(settings: Settings) -> None:
 def _locked(state: Path) -> Iterator[None]:
     """One daemon per state directory; the kernel drops the lock with the process."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = state.stat()
+    if found.st_uid != 0:
+        raise TaskError(f"cannot keep secrets in {state}: it isn't root's", "chown root it, or give another --state")
+    if found.st_mode & 0o077:
+        _log.info("the state %s is for root alone from now on", state)
+        state.chmod(0o700)
     fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,7 +228,7 @@ def _sweep(state: Path, layers: LayerStore, known: set[str]) -> None:
 
 @contextlib.asynccontextmanager
 async def _api(services: Services, listener: socket.socket) -> AsyncIterator[None]:
-    app = Audit(make_app(services), services.runtime.state / "audit.ndjson")
+    app = Audit(Bounded(make_app(services)), services.runtime.state / "audit.ndjson")
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", http=PeerProtocol, ws="none",
         timeout_graceful_shutdown=5,

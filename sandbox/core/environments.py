@@ -5,14 +5,16 @@ Settings are JSON that api/settings.py has checked; what becomes of them in a ta
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sandbox.core.access import LEVELS, Member, User, level, shared, uid_of, without
 from sandbox.core.errors import BadRequest, Conflict, Forbidden, NotFound
-from sandbox.core.model import Environment, now
+from sandbox.core.model import Environment, EnvironmentHead, TaskSpec, now
 from sandbox.core.store import Store
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -21,7 +23,7 @@ _PORTS: Final = {"https": ":443", "http": ":80", "ssh": ":22", "git": ":9418"}
 _SCP: Final = re.compile(r"(?:[^@/]+@)?(?P<host>[^:/]+):(?P<path>[^/].*)")
 
 
-_MOST: Final = 1000  # environments of one owner
+_MOST: Final = 16 << 20  # bytes of settings of one owner
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,32 @@ class Environments:
                 f"cannot use {name!r} as the name of an environment",
                 "use at most 64 lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit",
             )
-        own = [one for one in self.store.list_environments() if one.owner == user.uid]
-        if any(one.name == name for one in own):
+        if self.store.environment(user.uid, name) is not None:
             raise Conflict(f"there is an environment {name!r} already", f"hutch env edit {name}, or take another name")
-        if len(own) >= _MOST:
-            raise Conflict(f"cannot keep more than {_MOST} environments of one user", "hutch env rm NAME")
         moment = now()
-        environment = Environment(user.uid, name, dict(settings), remote_key(settings.get("repo")), moment, moment)
-        self.store.put_environment(environment)
+        remote = remote_key(settings.get("repo"))
+        environment = Environment(user.uid, name, dict(settings), remote, moment, moment, epoch=_epoch())
+        self._put(environment)
         return environment
 
-    def of(self, user: User) -> list[Environment]:
+    def of(self, user: User) -> list[EnvironmentHead]:
         """Those that a user may see, in the order of their names."""
-        return [one for one in self.store.list_environments() if _level(user, one) >= 0]
+        return [one for one in self.store.environment_heads() if _level(user, one) >= 0]
 
     def get(self, user: User, name: str, to: str) -> Environment:
-        """The environment that a user means by NAME or OWNER:NAME, which he wants to see, use, change or own. Raises NotFound,
-        Forbidden, and Conflict where several are shared with him.
+        """The environment that a user means by NAME or, where it isn't his own, OWNER:NAME, which he wants to see, use, change or
+        own. Raises NotFound, Forbidden.
+
+        A name alone never is another's: whoever shares one would choose what others run.
         """
-        found = self._named(user, name)
-        may = _level(user, found)
+        owner, colon, own_name = name.rpartition(":")
+        uid = uid_of(owner) if colon else user.uid
+        found = self.store.environment(uid, own_name) if uid is not None else None
+        may = -1 if found is None else _level(user, found)
+        if found is None or may < 0:
+            raise NotFound(
+                f"there is no environment {name!r}", "hutch env ls shows what there is; another's is OWNER:NAME"
+            )
         if may >= _LEVELS.index(to):
             return found
         if to == "own":
@@ -66,21 +74,6 @@ class Environments:
             f"its owner can let you: hutch env share {found.name} user:… --may {to}",
         )
 
-    def _named(self, user: User, name: str) -> Environment:
-        owner, colon, own_name = name.rpartition(":")
-        visible = [one for one in self.of(user) if one.name == own_name]
-        if colon:
-            uid = uid_of(owner)
-            visible = [one for one in visible if one.owner == uid]
-        else:
-            visible = [one for one in visible if one.owner == user.uid] or visible
-        if len(visible) > 1:
-            names = ", ".join(one.called(user.uid) for one in visible)
-            raise Conflict(f"several users have an environment {name!r}: {names}", "say whose")
-        if not visible:
-            raise NotFound(f"there is no environment {name!r}", "hutch env ls shows what there is")
-        return visible[0]
-
     def by_id(self, user: User, identity: str) -> Environment | None:
         """The environment that tasks and snapshots know by this id, if the user may see it."""
         owner, _, name = identity.partition(":")
@@ -88,28 +81,41 @@ class Environments:
         return found if found is not None and _level(user, found) >= 0 else None
 
     def replace(self, user: User, name: str, settings: Mapping[str, Any]) -> Environment:
-        """Give an environment other settings: all of them. Raises as `get`."""
+        """Give an environment other settings: all of them. Raises as `get`, and Forbidden for what is the owner's to say."""
         found = self.get(user, name, "change")
-        added = set(settings.get("secrets", ())) - set(found.settings.get("secrets", ()))
-        if added and _level(user, found) < _LEVELS.index("own"):
-            raise Forbidden(
-                f"cannot give environment {name} the secret {min(added)}: it would be its owner's",
-                "its owner can give it, or name a secret of yours for a task: --secret",
-            )
+        if _level(user, found) < _LEVELS.index("own"):
+            _check_members_change(found, settings)
         changed = replace(found, settings=dict(settings), remote=remote_key(settings.get("repo")), changed=now())
-        self.store.put_environment(changed)
+        self._put(changed)
         return changed
+
+    def _put(self, environment: Environment) -> None:
+        before = self.store.environment(environment.owner, environment.name)
+        more = len(json.dumps(environment.settings)) - len(json.dumps(before.settings if before else {}))
+        if more > 0 and self.store.settings_size(environment.owner) + more > _MOST:
+            raise Conflict(
+                f"cannot keep environment {environment.name}: all of one user may have {_MOST >> 20} MiB of settings",
+                "hutch env rm NAME, or keep scripts in the repository",
+            )
+        self.store.put_environment(environment)
 
     def share(self, user: User, name: str, member: Member) -> Environment:
         """Let a user or a group see, use or change an environment. Raises as `get`, BadRequest."""
-        return self._share(self.get(user, name, "own"), lambda members: shared(members, member))
+        found = self.get(user, name, "own")
+        changed = replace(found, members=shared(found.members, member))
+        self.store.put_environment(changed)
+        return changed
 
     def unshare(self, user: User, name: str, member: Member) -> Environment:
-        """Take that back. Raises as `get`."""
-        return self._share(self.get(user, name, "own"), lambda members: without(members, member))
+        """Take that back; what members' tasks are setting up right now is kept for nobody. Raises as `get`."""
+        found = self.get(user, name, "own")
+        changed = replace(found, members=without(found.members, member), epoch=_epoch())
+        self.store.put_environment(changed)
+        return changed
 
-    def _share(self, found: Environment, edit: Callable[[tuple[Member, ...]], tuple[Member, ...]]) -> Environment:
-        changed = replace(found, members=edit(found.members))
+    def renew(self, user: User, name: str) -> Environment:
+        """Have nothing kept that tasks are setting up right now. Raises as `get`."""
+        changed = replace(self.get(user, name, "change"), epoch=_epoch())
         self.store.put_environment(changed)
         return changed
 
@@ -120,20 +126,53 @@ class Environments:
         return found
 
     def of_remote(self, user: User, url: str) -> Environment | None:
-        """The one environment that a user may use for this repository, his own first. Raises Conflict when there are several."""
+        """The user's one environment for this repository. Raises Conflict when there are several."""
         key = remote_key(url)
-        use = _LEVELS.index("use")
-        found = [one for one in self.of(user) if key is not None and one.remote == key and _level(user, one) >= use]
-        found = [one for one in found if one.owner == user.uid] or found
+        found = [one for one in self.store.environment_heads(key) if one.owner == user.uid] if key is not None else []
         if len(found) > 1:
-            names = ", ".join(one.called(user.uid) for one in found)
-            raise Conflict(
-                f"several environments are for {key}: {names}", f"say which: --env {found[0].called(user.uid)}"
+            names = ", ".join(one.name for one in found)
+            raise Conflict(f"several environments are for {key}: {names}", f"say which: --env {found[0].name}")
+        return self.store.environment(user.uid, found[0].name) if found else None
+
+
+def may_use(user: User, environment: Environment) -> bool:
+    """Whether a user may run tasks in an environment."""
+    return _level(user, environment) >= _LEVELS.index("use")
+
+
+def keeps_for_others(store: Store, spec: TaskSpec) -> bool:
+    """Whether what a task has set up may be kept: its environment is there, not reset since, and still shared with its owner."""
+    if spec.environment is None:
+        return True
+    owner, _, name = spec.environment.partition(":")
+    found = store.environment(int(owner), name)
+    return found is not None and found.epoch == spec.epoch
+
+
+def _check_members_change(found: Environment, settings: Mapping[str, Any]) -> None:
+    """What would reach the owner's other secrets and repositories is for him to say. Raises Forbidden."""
+    before = found.settings
+    for name, what in (("secrets", "the secret"), ("secret_paths", "a place where secrets may stay,")):
+        if added := set(settings.get(name, ())) - set(before.get(name, ())):
+            raise Forbidden(
+                f"cannot give environment {found.name} {what} {min(added)}: it would be its owner's",
+                "its owner can give it, or name a secret of yours for a task: --secret",
             )
-        return found[0] if found else None
+    if settings.get("repo") != before.get("repo"):
+        raise Forbidden(f"cannot give environment {found.name} another repository: its owner's", "its owner can")
+    if _trusted(settings) != _trusted(before):
+        raise Forbidden(f"cannot say which refs environment {found.name} trusts", "its owner can")
 
 
-def _level(user: User, environment: Environment) -> int:
+def _trusted(settings: Mapping[str, Any]) -> Any:
+    return (settings.get("cache") or {}).get("trusted_refs")
+
+
+def _epoch() -> str:
+    return secrets.token_hex(8)
+
+
+def _level(user: User, environment: Environment | EnvironmentHead) -> int:
     return level(user, environment.owner, environment.members)
 
 

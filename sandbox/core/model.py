@@ -15,6 +15,7 @@ from sandbox.core.access import Member, full_name, name_of, shown_scope
 from sandbox.core.network import DEFAULTS, PHASES, NetworkSpec
 from sandbox.host.cgroup_layout import Limits
 
+_LISTED: Final = 2048  # characters of a command
 ACTIVE: Final = frozenset({"queued", "running"})
 
 
@@ -64,6 +65,8 @@ class TaskSpec:
     runtimes: Mapping[str, str] = field(default_factory=dict)  # name -> version
     owner: int = 0
     lent: Mapping[str, int] = field(default_factory=dict)
+    reader: int | None = None  # the uid as which the repository is read, where that isn't the owner's
+    epoch: str = ""  # of the environment, when the task was accepted
     disk: int | None = None  # bytes that it may have on the disk
     files: int | None = None
 
@@ -168,6 +171,16 @@ class Task:
             "attempts": [{"number": 1, "turns": [turn]}],
         }
 
+    def listed(self) -> dict[str, Any]:
+        """The task as the API lists it: of a command that is long only how it begins."""
+        command, room = [], _LISTED
+        for word in self.spec.command:
+            command.append(word if len(word) <= room else f"{word[:room]}…")
+            room -= len(word)
+            if room <= 0:
+                break
+        return {**self.shown(), "command": command}
+
     def changed(self, **changes: Any) -> Task:
         """A copy with some fields replaced."""
         return replace(self, **changes)
@@ -187,6 +200,7 @@ class Environment:
     created: str
     changed: str
     members: tuple[Member, ...] = ()
+    epoch: str = ""  # another one after each reset: what was begun before is not kept for others
 
     @property
     def id(self) -> str:
@@ -206,6 +220,29 @@ class Environment:
             "created": self.created,
             "changed": self.changed,
         }
+
+
+@dataclass(frozen=True)
+class EnvironmentHead:
+    """An environment without its settings, which may be megabytes."""
+
+    owner: int
+    name: str
+    members: tuple[Member, ...]
+    remote: str | None
+    created: str
+    changed: str
+    image: str | None
+
+    def called(self, uid: int) -> str:
+        """Its name for this user."""
+        return full_name(self.owner, self.name, uid)
+
+    def shown(self, uid: int) -> dict[str, Any]:
+        """The environment in a list that the API shows to a user."""
+        members = [member.shown() for member in self.members]
+        given = {"name": self.called(uid), "members": members, "repo": self.remote, "image": self.image}
+        return {**given, "created": self.created, "changed": self.changed}
 
 
 @dataclass(frozen=True)

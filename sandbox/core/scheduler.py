@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from rootfs.tree import remove_tree
+from sandbox.core.access import user_of
+from sandbox.core.environments import may_use
 from sandbox.core.errors import Busy, Conflict, NotStored
-from sandbox.core.model import Task, TaskSpec
+from sandbox.core.model import Environment, Task, TaskSpec
 from sandbox.core.run_task import TaskRun
 from sandbox.core.runtime import Runtime
 from sandbox.host import fault, jobs
@@ -107,6 +109,14 @@ class Scheduler:
         if run is not None:
             run.end("cancelled")
         return task
+
+    def end_tasks_of_former_members(self, environment: Environment) -> None:
+        """Cancel the tasks of those who may not use an environment any more: they have its secrets."""
+        for run in self.running():
+            spec = run.task.spec
+            if spec.environment == environment.id and not may_use(user_of(spec.owner), environment):
+                run.journal.notice(f"environment {environment.called(spec.owner)} is not shared with you any more")
+                run.end("cancelled")
 
     async def secret_changed(self, owner: int, name: str) -> None:
         """Let the tasks that were given this secret use it as it is now. Raises the first failure, after all were told."""

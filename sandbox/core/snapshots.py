@@ -13,7 +13,7 @@ from typing import Any
 
 from sandbox.core import cache, damage, gc, phases
 from sandbox.core.access import User, shown_scope
-from sandbox.core.environments import Environments
+from sandbox.core.environments import Environments, keeps_for_others
 from sandbox.core.errors import BadRequest, NotFound
 from sandbox.core.model import Snapshot, TaskSpec, without_login
 from sandbox.core.phases import PhaseContext
@@ -50,7 +50,8 @@ async def set_up(context: PhaseContext, script: str, directory: Path, source: So
 async def keep_snapshot(
     runtime: Runtime, context: PhaseContext, spec: TaskSpec, upper: Path, source: Source | None, inputs: Mapping[str, str]
 ) -> Snapshot:  # fmt: skip
-    """Have other tasks find what setup wrote."""
+    """Have other tasks find what setup wrote; unless its environment was reset or taken from its owner meanwhile: then the layer
+    is this task's, and goes with the next collection."""
     layer = secrets.token_hex(32)
     created = time.time()
     snapshot = Snapshot(
@@ -69,7 +70,8 @@ async def keep_snapshot(
     async with runtime.changing_layers:
         await asyncio.to_thread(runtime.layers.commit_layer, upper, layer, synced=False)
         fault.at("snapshot: layer committed")
-        runtime.keep(snapshot)
+        if keeps_for_others(runtime.store, spec):
+            runtime.keep(snapshot)
     return snapshot
 
 

@@ -61,7 +61,7 @@ class Source:
 
 async def fetch(state: Path, spec: TaskSpec, progress: Callable[[str], None]) -> Source:
     """Fetch the task's repository into its mirror. Raises JobFailed in the words of the one who must act."""
-    request = {"op": "fetch", "state": str(state), "url": spec.repo, "ref": spec.ref, "user": spec.owner}
+    request = {"op": "fetch", "state": str(state), "url": spec.repo, "ref": spec.ref, "user": _reader(spec)}
     result: dict[str, object] = {}
     told = ""
     async with contextlib.aclosing(jobs.lines("rootfs.git_job", request, FETCH_TIMEOUT)) as messages:
@@ -101,7 +101,11 @@ def _parse(found: Mapping[str, object]) -> Source:
     )
 
 
+def _reader(spec: TaskSpec) -> int:
+    return spec.owner if spec.reader is None else spec.reader
+
+
 async def uncommitted(spec: TaskSpec) -> str | None:
     """A notice when a local repository has changes that are in no commit."""
-    request = {"op": "uncommitted", "url": spec.repo, "user": spec.owner}
+    request = {"op": "uncommitted", "url": spec.repo, "user": _reader(spec)}
     return (await jobs.run("rootfs.git_job", request, FETCH_TIMEOUT)).get("notice")

@@ -20,81 +20,10 @@ from alembic.config import Config
 
 from sandbox.core.access import Member
 from sandbox.core.errors import BadRequest, NotFound, NotStored
-from sandbox.core.model import ACTIVE, Environment, Phase, Secret, Snapshot, Task, TaskSpec
+from sandbox.core.model import ACTIVE, Environment, EnvironmentHead, Phase, Secret, Snapshot, Task, TaskSpec
+from sandbox.core.tables import attempts, environments, secrets, snapshots, tasks, turns
 
-metadata = sa.MetaData()
-tasks = sa.Table(
-    "tasks",
-    metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("owner", sa.Integer, nullable=False, index=True),
-    sa.Column("spec", sa.JSON, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("created", sa.String(32), nullable=False, index=True),
-    sa.Column("started", sa.String(32)),
-    sa.Column("ended", sa.String(32)),
-    sa.Column("commit", sa.String(64)),
-    sa.Column("error", sa.JSON),
-    sa.Column("cache", sa.JSON),
-    sa.Column("network", sa.JSON, nullable=False),
-)
-attempts = sa.Table(
-    "attempts",
-    metadata,
-    sa.Column("task", sa.String(32), sa.ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-)
-turns = sa.Table(
-    "turns",
-    metadata,
-    sa.Column("task", sa.String(32), primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("exit_code", sa.Integer),
-    sa.Column("phases", sa.JSON, nullable=False),
-    sa.Column("diff", sa.JSON),
-    sa.Column("result", sa.JSON),
-    sa.ForeignKeyConstraint(["task", "attempt"], ["attempts.task", "attempts.number"], ondelete="CASCADE"),
-)
-snapshots = sa.Table(
-    "snapshots",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("key", sa.String(64), nullable=False, index=True),
-    sa.Column("image_digest", sa.String(80), nullable=False),
-    sa.Column("layer", sa.String(64), nullable=False),
-    sa.Column("repo", sa.Text),
-    sa.Column("commit", sa.String(64)),
-    sa.Column("environment", sa.String(64)),
-    sa.Column("checkout", sa.String(64)),
-    sa.Column("runtime", sa.String(80)),
-    sa.Column("digest", sa.String(64)),
-    sa.Column("inputs", sa.JSON, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("expires", sa.Float, nullable=False),
-)
-secrets = sa.Table(
-    "secrets",
-    metadata,
-    sa.Column("owner", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("sealed", sa.LargeBinary, nullable=False),
-    sa.Column("phases", sa.JSON, nullable=False),
-    sa.Column("broker", sa.JSON, nullable=False),
-    sa.Column("created", sa.String(32), nullable=False),
-    sa.Column("changed", sa.String(32), nullable=False),
-)
-environments = sa.Table(
-    "environments",
-    metadata,
-    sa.Column("owner", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("members", sa.JSON, nullable=False),
-    sa.Column("settings", sa.JSON, nullable=False),
-    sa.Column("remote", sa.Text),
-    sa.Column("created", sa.String(32), nullable=False),
-    sa.Column("changed", sa.String(32), nullable=False),
-)
+_ID = 32  # letters of a task's id, at most
 _CLOCKS_DIFFER = 60.0  # seconds
 _TASK_FIELDS = ("state", "created", "started", "ended", "commit", "error", "cache", "network")
 _TURN_FIELDS = ("exit_code", "diff", "result")
@@ -152,6 +81,8 @@ class Store:
     def task(self, prefix: str, owner: int | None = None) -> Task:
         """The task whose id begins with `prefix`, of those of `owner` (None: of all). Raises NotFound, or BadRequest when there
         are several."""
+        if len(prefix) > _ID:
+            raise NotFound(f"there is no task {prefix[:_ID]!r}…", "hutch task ls shows what there is")
         begins = tasks.c.id.startswith(prefix, autoescape=True)
         found = self._tasks(sa.and_(begins, _of_owner(owner)), 2)
         if not found:
@@ -251,9 +182,25 @@ class Store:
         """The environment of this owner and name."""
         return next(iter(self._environments(_named(environments, owner, name))), None)
 
-    def list_environments(self) -> list[Environment]:
-        """All environments, in the order of their names."""
-        return self._environments(sa.true())
+    def environment_heads(self, remote: str | None = None) -> list[EnvironmentHead]:
+        """What tells all environments, or those for a repository, from each other; in the order of their names."""
+        head = environments.c
+        image = head.settings["image"].as_string()
+        query = sa.select(head.owner, head.name, head.members, head.remote, head.created, head.changed, image)
+        if remote is not None:
+            query = query.where(head.remote == remote)
+        with self._engine.connect() as db:
+            rows = db.execute(query.order_by(head.name, head.owner)).all()
+        return [
+            EnvironmentHead(owner, name, tuple(Member(**one) for one in members), *rest)
+            for owner, name, members, *rest in rows
+        ]
+
+    def settings_size(self, owner: int) -> int:
+        """Bytes of the settings of all environments of an owner."""
+        query = sa.select(sa.func.sum(sa.func.length(sa.cast(environments.c.settings, sa.Text))))
+        with self._engine.connect() as db:
+            return db.execute(query.where(environments.c.owner == owner)).scalar() or 0
 
     def remove_environment(self, owner: int, name: str) -> None:
         """Forget an environment."""

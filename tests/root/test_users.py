@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,40 +11,18 @@ from typing import Any
 
 import pytest
 
-from rootfs.git_url import parse
-from rootfs.git_user import User
+from sandbox.api.bounds import CONNECTIONS
 from sandbox.client import ApiError, Client, DaemonUnreachable
-from tests.support import git_servers, leaks, repos, tasks, tiny
+from tests.support import tasks
 from tests.support.daemon import Daemon
-from tests.support.users import ALICE, BOB, GAMES, GROUP, TASK, HostUser, ended, open_directory
+from tests.support.users import ALICE, BOB, GAMES, TASK, HostUser, ended, serving
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon whose socket the group may use, with the image `tiny`."""
-    before, state = leaks.look(), tmp_path_factory.mktemp("state")
-    with Daemon(state, options=("--group", GROUP), directory=open_directory("hutch-test-")) as daemon:
-        tiny.install(daemon, tiny.archive(tmp_path_factory.mktemp("image") / "tiny.tar"))
+    """A daemon whose socket users may use."""
+    with serving(tmp_path_factory) as daemon:
         yield daemon
-    assert not leaks.settled_difference(before)
-
-
-@pytest.fixture
-def alice(daemon: Daemon) -> HostUser:
-    return HostUser(daemon.socket, ALICE, (daemon.socket.stat().st_gid,))
-
-
-@pytest.fixture
-def bob(daemon: Daemon) -> HostUser:
-    return HostUser(daemon.socket, BOB, (daemon.socket.stat().st_gid, GAMES))
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Where repositories of users lie."""
-    path = open_directory("hutch-users-")
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -176,14 +153,15 @@ def test_members_may_what_they_were_given(alice: HostUser, bob: HostUser, web: s
     name = f"{ALICE}:{web}"
 
     def run() -> dict[str, Any]:
-        return ended(bob, environment=web, setup=None, command=["cat", "/made"])
+        return ended(bob, environment=name, setup=None, command=["cat", "/made"])
 
     def change(client: Client) -> Any:
         return client.replace_environment(name, {"image": "tiny", "setup": "echo made >/made"})
 
     alice.does(lambda client: client.share_environment(web, f"user:{BOB}", "see"))
-    assert bob.does(lambda client: client.environment(web))["name"] == name
-    assert refused(bob, lambda client: client.create_task({**TASK, "environment": web})) == 403  # type: ignore[typeddict-item]
+    assert bob.does(lambda client: client.environment(name))["name"] == name
+    assert refused(bob, lambda client: client.environment(web)) == 404, "a name alone is one's own"
+    assert refused(bob, lambda client: client.create_task({**TASK, "environment": name})) == 403  # type: ignore[typeddict-item]
     assert bob.does(lambda client: client.snapshots())[0]["environment"] == name
 
     alice.does(lambda client: client.share_environment(web, "group:games", "use"))
@@ -209,6 +187,61 @@ def test_members_may_what_they_were_given(alice: HostUser, bob: HostUser, web: s
     assert refused(bob, change) == 403, "he may still see it"
     alice.does(lambda client: client.unshare_environment(web, f"user:{BOB}"))
     assert refused(bob, change) == 404
+
+
+def test_nobody_is_given_an_environment_that_he_did_not_name(
+    daemon: Daemon, alice: HostUser, bob: HostUser, place: Path
+) -> None:
+    repo = alice.repo(place, **{"file": "of alice\n"})
+    settings = {"image": "tiny", "repo": str(repo), "setup": "cat file >/stolen"}
+    bob.does(lambda client: client.create_environment("evil", settings))
+    bob.does(lambda client: client.share_environment("evil", f"user:{ALICE}", "use"))
+    try:
+        assert ended(alice, repo=str(repo))["environment"] is None
+        done = tasks.run(daemon, "true", repo=str(repo), image="tiny", setup="")
+        assert (done["state"], done["environment"]) == ("succeeded", None)
+        named = ended(alice, environment=f"{BOB}:evil", setup=None)
+        assert f"cannot read {repo} as {BOB}" in named["error"]["message"], (
+            "its repository is the one that Bob may read"
+        )
+        assert "cannot read" in tasks.run(daemon, "true", environment=f"{BOB}:evil")["error"]["message"]
+    finally:
+        bob.does(lambda client: client.remove_environment("evil"))
+
+
+def test_who_has_no_part_any_more_leaves_nothing(daemon: Daemon, alice: HostUser, bob: HostUser) -> None:
+    settings = {"image": "tiny", "setup": "echo good >/made; while ! [ -e /go ]; do sleep 0.05; done"}
+    alice.does(lambda client: client.create_environment("left", settings))
+    alice.does(lambda client: client.share_environment("left", f"user:{BOB}", "use"))
+    spec = {"command": ["true"], "environment": f"{ALICE}:left"}
+    try:
+        his, hers = (who.does(lambda client, name=name: client.create_task({**spec, "environment": name}))["id"]  # type: ignore[typeddict-item]
+                     for who, name in ((bob, f"{ALICE}:left"), (alice, "left")))  # fmt: skip
+        tasks.wait_for(lambda: tasks.execute(daemon, his, "cat", "/made").text == "good", "his setup")
+        tasks.execute(daemon, his, "sh", "-c", "echo poison >/made")
+        alice.does(lambda client: client.unshare_environment("left", f"user:{BOB}"))
+        assert tasks.finish(daemon, his)["state"] == "cancelled"
+        tasks.wait_for(lambda: tasks.execute(daemon, hers, "cat", "/made").text == "good", "her own setup")
+        alice.does(lambda client: client.reset_cache("left"))
+        tasks.execute(daemon, hers, "touch", "/go")
+        assert tasks.finish(daemon, hers)["state"] == "succeeded"
+        assert alice.does(lambda client: [one for one in client.snapshots() if one["environment"] == "left"]) == []
+    finally:
+        alice.does(lambda client: client.remove_environment("left"))
+
+
+def test_a_user_cannot_take_all_connections(bob: HostUser) -> None:
+    def hold(client: Client) -> bytes:
+        held = [socket.socket(socket.AF_UNIX) for _ in range(CONNECTIONS + 1)]
+        for one in held:
+            one.connect(client.socket)
+        held[-1].settimeout(5)
+        with suppress(ConnectionResetError):
+            return held[-1].recv(1)
+        return b""
+
+    assert bob.does(hold) == b"", "the last one is closed at once"
+    assert bob.does(lambda client: client.health())
 
 
 def test_without_an_environment_nobody_shares_a_cached_state(alice: HostUser, bob: HostUser) -> None:
@@ -239,89 +272,6 @@ def test_secrets_are_their_owners_and_lent_by_an_environment(alice: HostUser, bo
     settings = {"image": "tiny", "secrets": ["TOKEN"], "setup": kept}
     alice.does(lambda client: client.create_environment("lending", settings))
     alice.does(lambda client: client.share_environment("lending", f"user:{BOB}", "use"))
-    mixed = ended(bob, environment="lending", setup=None, command=["grep", "18", "/length"])
+    mixed = ended(bob, environment=f"{ALICE}:lending", setup=None, command=["grep", "18", "/length"])
     assert mixed["state"] == "succeeded", "its secrets are Alice's"
     alice.does(lambda client: client.remove_environment("lending"))
-
-
-def test_a_repository_is_read_as_its_user(alice: HostUser, bob: HostUser, place: Path) -> None:
-    repo = alice.repo(place, **{"file": "of alice\n"})
-    mine = ended(alice, repo=str(repo), command=["sh", "-c", "cat file && echo more >>file"])
-    assert (mine["state"], mine["error"], mine["diff"] and mine["diff"]["files"]) == ("succeeded", None, 1)
-    not_his = ended(bob, repo=str(repo))
-    assert not_his["state"] == "failed"
-    assert f"cannot read {repo} as {BOB}" in not_his["error"]["message"]
-
-    borrowing = repos.make(place / "borrowing", {"own": "of bob\n"})
-    (borrowing / ".git/objects/info").mkdir(exist_ok=True)
-    (borrowing / ".git/objects/info/alternates").write_text(f"{repo}/.git/objects\n")
-    head = (repo / ".git/refs/heads/main").read_text()
-    (borrowing / ".git/refs/heads/hers").write_text(head)
-    bob.owns(borrowing)
-    assert ended(bob, repo=str(borrowing), ref="hers", command=["cat", "file"])["state"] == "failed"
-    for link in ("gitdir: " + str(repo / ".git"), None):
-        shutil.rmtree(borrowing / ".git", ignore_errors=True)
-        (borrowing / ".git").write_text(link) if link else (borrowing / ".git").unlink()
-        if not link:
-            (borrowing / ".git").symlink_to(repo / ".git")
-        bob.owns(borrowing)
-        assert ended(bob, repo=str(borrowing))["state"] == "failed"
-
-
-def test_shallow_and_uncommitted_are_noticed_for_users_too(alice: HostUser, place: Path) -> None:
-    deep = repos.make(place / "deep", {"file": "1\n"})
-    repos.commit(deep, {"file": "2\n"})
-    repos.git(place, "clone", "-q", "--depth=1", f"file://{deep}", str(place / "shallow"))
-    (place / "shallow/more").write_text("not committed\n")
-    shallow = alice.owns(place / "shallow")
-
-    def run(client: Client) -> tuple[Any, list[str]]:
-        task = client.create_task({**TASK, "repo": str(shallow), "command": ["git", "log", "--oneline"]})["id"]  # type: ignore[typeddict-item]
-        with client.events(task, follow=True) as stream:
-            events = list(stream)
-        return events[-1]["task"]["state"], [event["text"] for event in events if event["type"] == "notice"]
-
-    for _ in range(2):
-        state, notices = alice.does(run)
-        assert state == "succeeded", notices
-        assert any("1 uncommitted change is not part of the run" in text for text in notices)
-
-
-def test_files_of_a_user_are_read_as_he(alice: HostUser, place: Path) -> None:
-    user, secret = User(ALICE, ALICE, (ALICE,), "alice", place), place / "of-root"
-    secret.write_text("of root")
-    secret.chmod(0o600)
-    (place / ".netrc").symlink_to(secret)
-    assert user.read(place / ".netrc") is None
-    (place / ".netrc").unlink()
-    (place / ".netrc").write_text("hers")
-    (place / ".netrc").chmod(0o600)
-    assert user.read(place / ".netrc") is None
-    os.chown(place / ".netrc", ALICE, ALICE)
-    assert user.read(place / ".netrc") == b"hers"
-    assert user.read(place) is None
-    os.mkfifo(place / "pipe", 0o644)
-    assert user.read(place / "pipe") is None
-
-
-def test_logins_and_settings_of_root_are_not_for_users(tmp_path: Path) -> None:
-    repo, pem = repos.make(tmp_path / "srv/project.git"), git_servers.certificate(tmp_path / "server.pem")
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / ".netrc").write_text("machine localhost login user password of-root\n")
-    with git_servers.https(repo.parent, pem, "user:of-root") as (port, _):
-        url = f"https://localhost:{port}/project.git"
-        (home / ".gitconfig").write_text(f'[url "{url}"]\n\tinsteadOf = https://alias.invalid/\n')
-        env = {"HOME": str(home), "SSL_CERT_FILE": str(pem)}
-        for spelled, reason in ((url, f"no credential was accepted | put a token into {User.of(ALICE).home}"),
-                                ("https://alias.invalid/", "the server can't be reached")):  # fmt: skip
-            (tmp_path / "state").mkdir(exist_ok=True)
-            request = {"op": "fetch", "state": str(tmp_path / "state"), "url": spelled}
-            assert "result" in repos.job(request, env), "root may"
-            error = repos.job({**request, "user": ALICE}, env)["error"]
-            assert reason in f"{error['message']} | {error['remedy']}"
-
-
-def test_every_user_has_a_mirror_of_his_own() -> None:
-    url = "https://git.example/team/web"
-    assert len({parse(url).key, parse(url, User.of(ALICE)).key, parse(url, User.of(BOB)).key}) == 3

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from sandbox.client import Client
-from tests.support import repos
+from tests.support import leaks, repos, tiny
+from tests.support.daemon import Daemon
 
 GROUP, GAMES = "operator", 60  # any group that every Debian has; and another one
 ALICE, BOB = 61_001, 61_002
@@ -105,3 +109,13 @@ def ended(user: HostUser, **spec: Any) -> dict[str, Any]:
             return {**list(stream)[-1]["task"], "log": [line for line in stream if line]}
 
     return user.does(run)
+
+
+@contextmanager
+def serving(paths: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon whose socket the group may use, with the image `tiny`."""
+    before, state = leaks.look(), paths.mktemp("state")
+    with Daemon(state, options=("--group", GROUP), directory=open_directory("hutch-test-")) as daemon:
+        tiny.install(daemon, tiny.archive(paths.mktemp("image") / "tiny.tar"))
+        yield daemon
+    assert not leaks.settled_difference(before)

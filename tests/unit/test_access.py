@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,8 +13,9 @@ from alembic.config import Config
 
 from sandbox.core import store as module
 from sandbox.core.access import ROOT, Member, User, full_name, level, shared, shown_scope, without
-from sandbox.core.environments import Environments
+from sandbox.core.environments import Environments, keeps_for_others
 from sandbox.core.errors import BadRequest, Conflict, Forbidden, NotFound
+from sandbox.core.model import TaskSpec
 from sandbox.core.store import Store
 
 ALICE, BOB = User(1001, frozenset({50})), User(1002, frozenset({50, 60}))
@@ -56,7 +58,21 @@ def test_who_is_shared_with_again_has_the_new_level() -> None:
         shared([Member("user", uid, "see") for uid in range(100)], Member("user", 100, "see"))
 
 
-@pytest.mark.parametrize("text", ["root", "user:", "user:no such user", "other:root", "user:-1", "user:١"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "root",
+        "user:",
+        "user:no such user",
+        "other:root",
+        "user:-1",
+        "user:١",
+        "user:a\0b",
+        "user:" + "9" * 5000,
+        "user:4294967295",
+        "user:" + "x" * 300,
+    ],
+)
 def test_members_are_users_and_groups_of_the_host(text: str) -> None:
     with pytest.raises(BadRequest, match="cannot share with"):
         Member.named(text, "use")
@@ -75,38 +91,89 @@ def test_names_of_ones_own_are_short() -> None:
     ]  # fmt: skip
 
 
-def test_a_name_is_ones_own_before_it_is_anothers(environments: Environments) -> None:
+def test_a_name_alone_is_ones_own(environments: Environments) -> None:
     for owner in (ALICE, BOB):
         environments.create(owner, "web", {})
     environments.share(ALICE, "web", Member("user", 1002, "use"))
     assert environments.get(BOB, "web", "own").owner == 1002
     assert environments.get(BOB, "1001:web", "use").owner == 1001
     environments.remove(BOB, "web")
-    assert environments.get(BOB, "web", "use").owner == 1001
+    for user in (BOB, ROOT):
+        with pytest.raises(NotFound, match="there is no environment 'web'"):
+            environments.get(user, "web", "see")
+    assert environments.get(ROOT, "1001:web", "own").owner == 1001
     with pytest.raises(Forbidden, match="you may only use it"):
-        environments.get(BOB, "web", "change")
+        environments.get(BOB, "1001:web", "change")
 
 
-def test_one_name_of_several_owners_must_be_told_apart(environments: Environments) -> None:
-    for owner in (ALICE, BOB):
-        environments.create(owner, "web", {"repo": "https://git.example/web"})
-    with pytest.raises(Conflict, match="several users have an environment 'web': 1001:web, 1002:web"):
-        environments.get(ROOT, "web", "see")
-    with pytest.raises(Conflict, match="several environments are for"):
-        environments.of_remote(ROOT, "https://git.example/web")
-    assert environments.of_remote(ALICE, "https://git.example/web") == environments.get(ALICE, "web", "own")
-    assert environments.of_remote(User(1003), "https://git.example/web") is None
+def test_nobody_chooses_an_environment_for_others(environments: Environments) -> None:
+    url = "https://git.example/web"
+    environments.create(BOB, "evil", {"repo": url})
+    environments.share(BOB, "evil", Member("group", 50, "use"))
+    assert [environments.of_remote(user, url) for user in (ALICE, ROOT)] == [None, None]
+    environments.create(ALICE, "mine", {"repo": url})
+    assert environments.of_remote(ALICE, url) == environments.get(ALICE, "mine", "own")
+    environments.create(ALICE, "other", {"repo": url + ".git"})
+    with pytest.raises(Conflict, match=r"several environments are for .*: mine, other"):
+        environments.of_remote(ALICE, url)
 
 
-def test_secrets_are_added_by_the_owner_alone(environments: Environments) -> None:
-    environments.create(ALICE, "web", {"secrets": ["A", "B"]})
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"secrets": ["A", "C"]}, "the secret C"),
+        ({"secret_paths": ["/root/.npmrc"]}, "a place where secrets may stay, /root/.npmrc"),
+        ({"repo": "/home/alice/private"}, "another repository"),
+        ({"repo": None}, "another repository"),
+        ({"cache": {"trusted_refs": ["main", "evil"]}}, "which refs"),
+        ({"cache": {}}, "which refs"),
+    ],
+)
+def test_what_reaches_the_owners_other_things_is_his_to_say(
+    environments: Environments, change: dict[str, Any], words: str
+) -> None:
+    settings = {"secrets": ["A", "B"], "repo": "/home/alice/web", "cache": {"trusted_refs": ["main"]}}
+    environments.create(ALICE, "web", settings)
     environments.share(ALICE, "web", Member("user", 1002, "change"))
-    environments.replace(BOB, "1001:web", {"secrets": ["B"], "setup": "make"})
-    with pytest.raises(Forbidden, match="the secret A"):
-        environments.replace(BOB, "1001:web", {"secrets": ["A", "B"]})
-    environments.replace(ALICE, "web", {"secrets": ["C"]})
-    with pytest.raises(NotFound):
-        environments.by_id(User(1003), "1001:web") or environments.get(User(1003), "1001:web", "see")
+    environments.replace(BOB, "1001:web", {**settings, "secrets": ["B"], "setup": "make"})
+    environments.replace(ALICE, "web", settings)
+    with pytest.raises(Forbidden, match=words):
+        environments.replace(BOB, "1001:web", {**settings, **change})
+    environments.replace(ROOT, "1001:web", {**settings, **change})
+    assert environments.by_id(User(1003), "1001:web") is None
+
+
+def test_what_was_begun_before_a_reset_is_kept_for_nobody(environments: Environments) -> None:
+    def spec() -> TaskSpec:
+        found = environments.get(ALICE, "web", "use")
+        return TaskSpec(("true",), environment=found.id, epoch=found.epoch)
+
+    environments.create(ALICE, "web", {})
+    changes: list[Callable[[], object]] = [
+        lambda: environments.renew(ALICE, "web"),
+        lambda: environments.unshare(ALICE, "web", Member("user", 1002, "use")),
+        lambda: (environments.remove(ALICE, "web"), environments.create(ALICE, "web", {})),
+        lambda: environments.remove(ALICE, "web"),
+    ]
+    for change in changes:
+        before = spec()
+        assert keeps_for_others(environments.store, before)
+        change()
+        assert not keeps_for_others(environments.store, before)
+    assert keeps_for_others(environments.store, TaskSpec(("true",), owner=1001))
+
+
+def test_settings_of_one_user_are_bounded(environments: Environments) -> None:
+    script = "x" * (4 << 20)
+    for number in range(3):
+        environments.create(ALICE, f"web{number}", {"setup": script})
+    with pytest.raises(Conflict, match="may have 16 MiB of settings"):
+        environments.create(ALICE, "more", {"setup": script})
+    environments.create(BOB, "more", {"setup": script})
+    assert [one.name for one in environments.of(ALICE)] == ["web0", "web1", "web2"]
+    with pytest.raises(Conflict):
+        environments.replace(ALICE, "web0", {"setup": script * 2})
+    environments.replace(ALICE, "web0", {"setup": ""})
 
 
 def test_what_there_was_before_owners_is_roots(tmp_path: Path) -> None:

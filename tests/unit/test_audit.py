@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sandbox.api import audit
-from sandbox.api.audit import Audit, Message, Receive, Send
+from sandbox.api.audit import Audit
+from sandbox.api.bounds import Message, Receive, Send
 from sandbox.core.access import User
 
 

@@ -119,8 +119,8 @@ def test_what_is_wrong_is_refused_with_its_reason(spec_of: SpecOf, request_: dic
 
 
 def test_a_task_trusts_no_more_refs_than_its_environment(environments: Environments, spec_of: SpecOf) -> None:
-    environments.create("trusting", {"cache": {"trusted_refs": ["main", "release/*"]}})
-    environments.create("open", {"cache": {"lifetime": 60.0}})
+    environments.create(ROOT, "trusting", {"cache": {"trusted_refs": ["main", "release/*"]}})
+    environments.create(ROOT, "open", {"cache": {"lifetime": 60.0}})
 
     def trusted(environment: str, **cache: Any) -> tuple[str, ...] | None:
         return spec_of({"command": ["x"], "environment": environment, "cache": cache}).trusted_refs

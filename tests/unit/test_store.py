@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from sandbox.core import store as module
+from sandbox.core import tables
 from sandbox.core.errors import BadRequest, NotFound
 from sandbox.core.model import Phase, Snapshot, Task, TaskSpec
 from sandbox.core.network import DEFAULTS, UNRESTRICTED, NetworkSpec
@@ -62,7 +62,7 @@ def test_tasks_from_before_there_were_rules_are_still_read(store: Store, tmp_pat
     old |= {"access": "limited", "allow": ["example.com"], "timeout": None, "limits": None}
     engine = sa.create_engine(f"sqlite:///{tmp_path}/hutch.db")
     with engine.begin() as db:
-        db.execute(module.tasks.update().values(spec=old))
+        db.execute(tables.tasks.update().values(spec=old))
     engine.dispose()
     network = DEFAULTS | {"agent": NetworkSpec("limited", rules=("example.com",))}
     assert store.task("aa11").spec == TaskSpec(("true",), network=network)
@@ -99,7 +99,7 @@ def test_removing_a_task_removes_its_turns(store: Store, tmp_path: Path) -> None
     store.remove_task("aa11")
     engine = sa.create_engine(f"sqlite:///{tmp_path}/hutch.db")
     with engine.connect() as db:
-        assert db.execute(sa.select(module.turns)).all() == []
+        assert db.execute(sa.select(tables.turns)).all() == []
     engine.dispose()
 
 
@@ -108,5 +108,5 @@ def test_the_migrations_make_the_tables_of_the_code(store: Store, tmp_path: Path
     found = sa.MetaData()
     found.reflect(engine)
     engine.dispose()
-    for name, table in module.metadata.tables.items():
+    for name, table in tables.metadata.tables.items():
         assert {c.name for c in found.tables[name].columns} == {c.name for c in table.columns}, name

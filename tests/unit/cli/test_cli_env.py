@@ -62,7 +62,7 @@ def test_an_environment_comes_and_goes(server: Server, web: str) -> None:
         "limits": {"memory": 2 << 30},
         "network": {"agent": {"rules": ["a.example"]}},
     }
-    assert b"web   https://git.example/team/web.git  base" in server.hutch("env", "ls").stdout
+    assert b"web   git.example/team/web  base" in server.hutch("env", "ls").stdout
     assert failed(server, "env", "create", web).startswith("hutch: there is an environment 'web' already")
     assert server.hutch("env", "copy", web, "copy").returncode == 0
     assert server.hutch("env", "rm", "copy").returncode == 0

@@ -32,7 +32,8 @@ def upgrade() -> None:
     """Add the owners, by which names of environments and secrets are unique from now on."""
     op.add_column("tasks", sa.Column("owner", sa.Integer, nullable=False, server_default="0"))
     op.create_index("ix_tasks_owner", "tasks", ["owner"])
-    _make_anew("environments", _owner(), sa.Column("members", sa.JSON, nullable=False, server_default="[]"))
+    members = sa.Column("members", sa.JSON, nullable=False, server_default="[]")
+    _make_anew("environments", _owner(), members, sa.Column("epoch", sa.String(16), nullable=False, server_default=""))
     _make_anew("secrets", _owner())
     op.execute("UPDATE snapshots SET environment = '0:' || environment WHERE environment IS NOT NULL")
 
