@@ -282,7 +282,7 @@ def share(client: Client, name: str, member: str, may: str, as_json: bool) -> No
     change   its other settings, and drop its cached states
 
     They call it OWNER:NAME, and it is taken only where they name it. Its repository is read, and its secrets are given, as yours;
-    tasks stay with who ran them. To give it another repository, secrets or trusted refs, to remove and to share it is yours alone.
+    tasks stay with who ran them. To give it another repository, secrets or trusted refs, to remove and share it is yours alone.
 
     \b
     Examples:
