@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,13 +76,21 @@ def shallow(repo: pygit2.Repository) -> bytes:
         return b""
 
 
+def is_shallow(source: Source) -> bool:
+    """Whether its history is cut off."""
+    return _ask(source, "rev-parse", "--is-shallow-repository").out.strip() == b"true"
+
+
 def uncommitted(source: Source) -> int:
     """How many changes of its work tree are in no commit; looked at by the user's own git."""
+    return _ask(source, "status", "--porcelain", "-z").nulls
+
+
+def _ask(source: Source, *words: str) -> _Done:
     assert source.user is not None
     assert source.path is not None
-    quiet = ["-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false"]
-    status = ["--no-optional-locks", "-C", source.path, *quiet, "status", "--porcelain", "-z"]
-    return _run(source.user.command(["git", *status]), _LOOK_SECONDS).nulls
+    quiet = ["--no-optional-locks", "-C", source.path, "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false"]
+    return _run(source.user.command(["git", *quiet, *words]), _LOOK_SECONDS)
 
 
 def _url(source: Source) -> str:
@@ -135,7 +144,7 @@ def _run(argv: Sequence[str], seconds: float) -> _Done:
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # git's helpers, too: they hold the pipes
             code = -1
         kept, nulls = out.result()
         return _Done(code, kept, err.result()[0] if code >= 0 else b"it takes too long", nulls)

@@ -33,11 +33,13 @@ def copy_history(source: pygit2.Repository, mirror: Path) -> None:
             assert packing.stdin
             packing.stdin.write("".join(f"{tip}\n" for tip in _tips(source)).encode())
             packing.stdin.close()
-            subprocess.run(
-                [*git, "index-pack", "--stdin"], stdin=packing.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env=_BARE, cwd="/", timeout=_TIMEOUT, check=False,
-            )  # fmt: skip
-            packing.kill()  # it has ended, or nobody listens any more
+            try:
+                subprocess.run(
+                    [*git, "index-pack", "--stdin"], stdin=packing.stdout, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL, env=_BARE, cwd="/", timeout=_TIMEOUT, check=False,
+                )  # fmt: skip
+            finally:
+                packing.kill()  # it has ended, or nobody listens any more
     except (OSError, subprocess.SubprocessError):
         return
 

@@ -7,7 +7,6 @@ import netrc
 import os
 import pwd
 import ssl
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,15 +133,17 @@ def _users_netrc_login(user: User, host: str | None) -> tuple[str, str] | None:
     text = user.read(user.home / ".netrc")
     if text is None:
         return None
-    with tempfile.NamedTemporaryFile(prefix="hutch-") as file:
-        file.write(text)
-        file.flush()
-        return _netrc_login(Path(file.name), host)
+    fd = os.memfd_create("netrc")  # the parser wants a file
+    try:
+        os.write(fd, text)
+        return _netrc_login(Path(f"/proc/self/fd/{fd}"), host)
+    finally:
+        os.close(fd)
 
 
 def _netrc_login(path: Path, host: str | None) -> tuple[str, str] | None:
     try:
         found = netrc.netrc(str(path)).authenticators(host or "")
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):
         return None  # no file, or one that curl and git couldn't read either
     return (found[0], found[2]) if found else None

@@ -20,7 +20,7 @@ from typing import Any
 import pygit2
 from pygit2.enums import FileMode, RepositoryOpenFlag
 
-from rootfs import git_borrow, git_copy, git_local, git_manifests, git_remote
+from rootfs import git_borrow, git_copy, git_local, git_manifests, git_remote, git_sweep
 from rootfs.git_errors import Progress, RepositoryError
 from rootfs.git_remote import Head
 from rootfs.git_url import Source
@@ -38,6 +38,7 @@ def fetch(state: Path, source: Source, ref: str | None, progress: Progress) -> d
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     local = git_local.open_local(source) if source.path and not source.borrowed else None
     with locked(home / "lock"):
+        git_sweep.touch(home)
         repo, head = _updated(state, home / "mirror.git", source, local, progress)
         refs = listed(repo)
         if not refs:
@@ -84,8 +85,10 @@ def _updated(
 ) -> tuple[pygit2.Repository, Head]:
     """The mirror after a fetch. One that is missing, broken, or shallow in another way than its source is cloned anew."""
     repo = _opened(mirror)
-    # Of a borrowed one the next fetch tells by itself.
-    shallow = git_local.shallow_commits(local) if local else _shallow_of(mirror) if source.borrowed else b""
+    if source.borrowed:  # where a shallow history ends, the fetch tells; whether it does at all is asked
+        shallow = _shallow_of(mirror) if git_borrow.is_shallow(source) else b""
+    else:
+        shallow = git_local.shallow_commits(local) if local else b""
     if repo is None or _shallow_of(mirror) != shallow:
         return _cloned(state, mirror, source, local, shallow, progress)
     _sweep(mirror)

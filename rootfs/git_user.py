@@ -15,6 +15,14 @@ from pathlib import Path
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 _BOUNDS = ["--nproc=8192", "--nofile=1024", "--cpu=3600", "--core=0"]
+# His configuration could name programs, and a partial clone would be completed from wherever it says.
+_BARE = [
+    f"PATH={PATH}",
+    "LC_ALL=C.UTF-8",
+    "GIT_CONFIG_GLOBAL=/dev/null",
+    "GIT_CONFIG_NOSYSTEM=1",
+    "GIT_NO_LAZY_FETCH=1",
+]
 _READ_MAX = 64 << 10
 _READ_SECONDS = 5
 
@@ -48,7 +56,7 @@ class User:
         cage = ["unshare", "--pid", "--fork", "--kill-child", "--", "prlimit", *_BOUNDS, "--"]
         ids = [f"--reuid={self.uid}", f"--regid={self.gid}", f"--groups={','.join(map(str, self.groups))}"]
         limits = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig=KILL"]
-        bare = ["env", "-i", f"HOME={self.home}", f"PATH={PATH}", "LC_ALL=C.UTF-8"]
+        bare = ["env", "-i", f"HOME={self.home}", *_BARE]
         return ["setpriv", "--pdeathsig=KILL", "--", *cage, "setpriv", *ids, *limits, "--", *bare, *argv]
 
     def read(self, path: Path) -> bytes | None:

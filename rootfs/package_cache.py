@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rootfs.tree import remove_tree
@@ -40,7 +40,9 @@ def sweep(root: Path) -> int:
     """Remove what was left a day ago or longer; returns the bytes freed."""
     freed = 0
     for directory in (root / "packages").glob("*"):
-        if time.time() - directory.stat().st_mtime > _AGE:
+        with suppress(FileNotFoundError):  # a build has just ended
+            if time.time() - directory.stat().st_mtime <= _AGE:
+                continue
             with packages(root, directory.name) as found:
                 freed += remove_tree(found).bytes if found else 0
     return freed

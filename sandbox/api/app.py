@@ -100,20 +100,30 @@ def _error(status: int, error: Exception) -> JSONResponse:
     return JSONResponse({"error": {"message": message, "remedy": getattr(error, "remedy", "")}}, status)
 
 
+class _Examined:
+    """What the doctor found. He starts a sandbox of his own: one at a time, and all who ask meanwhile have the same answer."""
+
+    def __init__(self) -> None:
+        self._running: asyncio.Task[list[doctor.Check]] | None = None
+
+    async def checks(self) -> list[doctor.Check]:
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(asyncio.to_thread(doctor.checks))
+        return await asyncio.shield(self._running)
+
+
 def _add_host_routes(app: FastAPI, services: Services) -> None:
     @app.get("/health")
     async def health() -> Response:
         """Whether the daemon answers."""
         return JSONResponse({"status": "ok", "version": version("hutch"), "pid": os.getpid()})
 
-    examining = asyncio.Lock()  # one at a time: it starts a sandbox of its own
+    examined = _Examined()
 
     @app.get("/doctor")
     async def examine() -> Response:
         """What this host can and can't do."""
-        async with examining:
-            checks = await asyncio.to_thread(doctor.checks)
-        return JSONResponse({"checks": [asdict(check) for check in checks]})
+        return JSONResponse({"checks": [asdict(check) for check in await examined.checks()]})
 
     @app.post("/gc")
     async def collect(body: CollectRequest, user: Peer) -> Response:

@@ -18,6 +18,7 @@ from sandbox.core.model import now
 _log = logging.getLogger("hutch")
 _LOOKS: Final = ("GET", "HEAD", "OPTIONS")
 _SIZE: Final = 32 << 20  # bytes, after which the file is set aside as .1, and that one before it as .2 …
+_PATH: Final = 512  # characters
 _KEPT: Final = 4
 
 
@@ -54,7 +55,7 @@ class Audit:
             "uid": None if user is None else user.uid,
             "pid": state.get("pid"),
             "method": scope["method"],
-            "path": scope["path"],
+            "path": scope["path"][:_PATH],
             "status": status,
         }
         try:

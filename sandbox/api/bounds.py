@@ -1,4 +1,4 @@
-"""How much of the daemon one user may take: bytes of a request, connections, and time until a request has come.
+"""How much of the daemon one user may take: bytes of a request, connections, and time until a request's head has come.
 
 root has no bounds of connections: who administers must come through when somebody else takes all that he can get.
 """
@@ -17,8 +17,8 @@ type App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 BODY: Final = 16 << 20  # bytes; two scripts at their longest, twice
 CONNECTIONS: Final = 256  # of one user
-FIRST_REQUEST: Final = 10.0  # seconds
-_STREAMS: Final = ("/images/", "/execs/")  # their handlers read as it comes, and keep nothing of it in memory
+PATIENCE: Final = 10.0  # seconds, until a request's head has come
+HEAD: Final = 64 << 10  # bytes of a request before its body
 _TOO_LARGE: Final = {
     "error": {
         "message": f"the request is larger than {BODY >> 20} MiB",
@@ -35,35 +35,35 @@ class Bounded:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer 413 before the body is read if its length is told, else as soon as it is too long."""
-        if scope["type"] != "http" or scope["path"].startswith(_STREAMS):
+        if scope["type"] != "http" or _is_stream(scope["method"], scope["path"]):
             return await self._app(scope, receive, send)
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 18 or int(length) > BODY:
             return await _refuse(send)
-        read, begun = 0, False
+        read, refused = 0, False
 
         async def bounded() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > BODY:
-                raise _TooLargeError
-            return message
+            # As though the client had gone: what the application answers then is replaced below.
+            return message if read <= BODY else {"type": "http.disconnect"}
 
         async def told(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, bounded, told)
-        except _TooLargeError:
-            if not begun:
+            nonlocal refused
+            if read <= BODY:
+                await send(message)
+            elif not refused:
+                refused = True
                 await _refuse(send)
 
+        await self._app(scope, bounded, told)
 
-class _TooLargeError(Exception):
-    pass
+
+def _is_stream(method: str, path: str) -> bool:
+    """Whether a handler reads the body as it comes, and keeps nothing of it in memory."""
+    image = method == "PUT" and path.startswith("/images/")
+    return image or (method == "POST" and path.startswith("/execs/") and path.endswith("/stdin"))
 
 
 async def _refuse(send: Send) -> None:

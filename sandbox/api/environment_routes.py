@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import FastAPI
@@ -64,14 +65,18 @@ def add_routes(app: FastAPI, services: Services) -> None:
     @app.delete("/environments/{name}", status_code=204)
     async def remove_environment(name: str, user: Peer) -> Response:
         """Forget an environment and drop its snapshots."""
-        await services.snapshots.reset(environments.remove(user, name).id)
+        gone = environments.remove(user, name)
+        services.scheduler.end_tasks_of_former_members(replace(gone, members=()))
+        await services.snapshots.reset(gone.id)
         return Response(status_code=204)
 
     @app.post("/environments/{name}/members")
     async def share_environment(name: str, body: MemberRequest, user: Peer) -> Response:
         """Let a user or a group see, use or change an environment."""
         member = Member.named(body.member, body.may)
-        return JSONResponse(environments.share(user, name, member).shown(user.uid))
+        changed = environments.share(user, name, member)
+        services.scheduler.end_tasks_of_former_members(changed)  # it may be less than before
+        return JSONResponse(changed.shown(user.uid))
 
     @app.delete("/environments/{name}/members/{member}")
     async def unshare_environment(name: str, member: str, user: Peer) -> Response:

@@ -1,6 +1,6 @@
 """Who is at the other end of a connection: the kernel says it of a Unix socket, once, when the connection is made.
 
-Fails closed: of whom the kernel says nothing is nobody, and may nothing.
+Fails closed: from whom the kernel says nothing of, nothing is taken.
 """
 
 from __future__ import annotations
@@ -16,47 +16,68 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sandbox.api.bounds import FIRST_REQUEST, Connections
+from sandbox.api.bounds import HEAD, PATIENCE, Connections
 from sandbox.core.access import User
+from sandbox.core.errors import Forbidden
 
 _SO_PEERGROUPS: Final = 59
 _GROUPS: Final = 1024  # bytes, of four for each: as much as Python takes
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
-_NOBODY: Final = User(2**32 - 1)  # (uid_t)-1, which no process has
 
 
 _connections: Final = Connections()
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """HTTP, each request of which knows whose connection it came by. Of other users than root it takes a bounded number, and none
-    that says nothing."""
+    """HTTP, each request of which knows whose connection it came by. Of other users than root it takes a bounded number, whose
+    requests begin in time and have a bounded head."""
 
-    _peer: User = _NOBODY
+    _user: User | None = None
     _waiting: asyncio.TimerHandle | None = None
+    _head = 0  # bytes of a head that has not come to its end
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Ask the kernel before anything is read."""
         super().connection_made(transport)
-        found = _peer(transport.get_extra_info("socket").fileno())
-        self._peer = found["user"]
+        try:
+            found = _peer(transport.get_extra_info("socket").fileno())
+        except OSError:  # no descriptor is left: of whom nothing is known nothing is taken
+            return transport.abort()
+        self._user = found["user"]
         self.app_state: dict[str, Any] = {**self.app_state, **found}
-        if not _connections.opened(self._peer.uid):
-            transport.abort()
-        elif not self._peer.is_root:
-            self._waiting = self.loop.call_later(FIRST_REQUEST, transport.abort)
+        if not _connections.opened(found["user"].uid):
+            return transport.abort()
+        self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of what was counted."""
         self._heard()
-        if self._peer is not _NOBODY:
-            _connections.closed(self._peer.uid)
+        if self._user is not None:
+            _connections.closed(self._user.uid)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Take what came; of a head that has no end not without end."""
+        super().data_received(data)
+        if self._waiting is not None:
+            self._head += len(data)
+            if self._head > HEAD:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """Another request begins."""
+        self._wait()
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
-        """The request has come."""
+        """Its head has come."""
         self._heard()
         super().on_headers_complete()
+
+    def _wait(self) -> None:
+        if self._waiting is None and self._user is not None and not self._user.is_root:
+            self._head = 0
+            self._waiting = self.loop.call_later(PATIENCE, self.transport.abort)
 
     def _heard(self) -> None:
         if self._waiting is not None:
@@ -77,8 +98,10 @@ def _peer(connection: int) -> dict[str, Any]:
 
 
 def of_request(request: Request) -> User:
-    """The user who sent a request."""
-    found: User = getattr(request.state, "user", _NOBODY)
+    """The user who sent a request. Raises Forbidden where nobody knows."""
+    found: User | None = getattr(request.state, "user", None)
+    if found is None:
+        raise Forbidden("cannot tell who asks", "connect again")
     return found
 
 

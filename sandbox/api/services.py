@@ -34,7 +34,7 @@ class Services:
 
     def task(self, user: User, prefix: str) -> Task:
         """A user's task by an unambiguous beginning of its id; to root, anybody's. Raises NotFound, BadRequest."""
-        return self.scheduler.current(prefix, user.owns)
+        return self.scheduler.current(prefix, user.sees_only)
 
 
 async def encoded(events: AsyncGenerator[dict[str, Any]], *first: dict[str, Any]) -> AsyncIterator[bytes]:

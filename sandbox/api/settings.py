@@ -169,9 +169,9 @@ class MergedSettings(Settings):
 
 
 class Project(Settings):
-    """A project's hutch.toml. `environment`: the one whose settings lie below these."""
+    """A project's hutch.toml. `environment`: the one of the user's whose settings lie below these. Another's he names himself."""
 
-    environment: str | None = Field(None, max_length=128)
+    environment: str | None = Field(None, max_length=64, pattern="^[^:]*$")
 
 
 class SettingsRequest(Settings):

@@ -29,12 +29,13 @@ def add_routes(app: FastAPI, services: Services) -> None:
             runtime.ceiling.check(phase, setting)
         # An unknown image or runtime is told here or never.
         runtimes.of_task(spec, await runtime.bases.get(spec.image))
-        return JSONResponse(scheduler.submit(spec).shown(), 202)
+        services.environments.check_still(user, spec)  # what was awaited took its time
+        return JSONResponse(scheduler.submit(spec, user).shown(), 202)
 
     @app.get("/tasks")
     async def list_tasks(user: Peer) -> Response:
         """The user's tasks, newest first; to root, everybody's."""
-        return JSONResponse({"tasks": [task.listed() for task in services.runtime.store.list_tasks(user.owns)]})
+        return JSONResponse({"tasks": [task.listed() for task in services.runtime.store.list_tasks(user.sees_only)]})
 
     @app.get("/tasks/{task}")
     async def show_task(task: str, user: Peer) -> Response:

@@ -7,9 +7,11 @@ were shared with him or with a group of his. What else there is he doesn't hear 
 from __future__ import annotations
 
 import contextlib
+import functools
 import grp
 import os
 import pwd
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,7 +38,7 @@ class User:
         return self.uid == 0
 
     @property
-    def owns(self) -> int | None:
+    def sees_only(self) -> int | None:
         """The owner of what he sees; None for everybody's."""
         return None if self.is_root else self.uid
 
@@ -142,7 +144,12 @@ def _id_of(kind: str, name: str) -> int | None:
 
 
 def name_of(kind: str, number: int) -> str:
-    """The name of a user or group; its number where the host knows none."""
+    """The name of a user or group; its number where the host knows none. As it was in the last minute: databases may be far."""
+    return _name_at(kind, number, int(time.monotonic() // 60))
+
+
+@functools.lru_cache(maxsize=4096)
+def _name_at(kind: str, number: int, _minute: int) -> str:
     try:
         return pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name
     except (KeyError, OverflowError):

@@ -130,6 +130,8 @@ async def _serve(settings: Settings) -> None:
             gc.freeze()  # what is here now stays: no collection has to look at it again, while somebody waits for a start
             watch = DiskWatch(runtime, scheduler).watch()
             keeping = [asyncio.create_task(one) for one in (keep_tidy(runtime, scheduler), watch)]
+            for one in keeping:
+                one.add_done_callback(_tell_end)
             await stop.wait()
             _log.info("ending")
             for one in keeping:
@@ -139,6 +141,12 @@ async def _serve(settings: Settings) -> None:
             await services.relays.close()
             await runtime.kept()
     _log.info("ended")
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """What runs for the daemon's life has ended by itself: whoever reads the log must know."""
+    if not task.cancelled():
+        _log.error("%s ended: %r", task.get_coro(), task.exception())
 
 
 @contextlib.contextmanager

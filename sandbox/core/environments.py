@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sandbox.core.access import LEVELS, Member, User, level, shared, uid_of, without
 from sandbox.core.errors import BadRequest, Conflict, Forbidden, NotFound
-from sandbox.core.model import Environment, EnvironmentHead, TaskSpec, now
+from sandbox.core.model import Environment, EnvironmentHead, TaskSpec, now, without_login
 from sandbox.core.store import Store
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -23,6 +23,7 @@ _PORTS: Final = {"https": ":443", "http": ":80", "ssh": ":22", "git": ":9418"}
 _SCP: Final = re.compile(r"(?:[^@/]+@)?(?P<host>[^:/]+):(?P<path>[^/].*)")
 
 
+_MOST_NAMES: Final = 1000  # environments of one owner
 _MOST: Final = 16 << 20  # bytes of settings of one owner
 
 
@@ -49,7 +50,7 @@ class Environments:
 
     def of(self, user: User) -> list[EnvironmentHead]:
         """Those that a user may see, in the order of their names."""
-        return [one for one in self.store.environment_heads() if _level(user, one) >= 0]
+        return [one for one in self.store.environment_heads(user.sees_only) if _level(user, one) >= 0]
 
     def get(self, user: User, name: str, to: str) -> Environment:
         """The environment that a user means by NAME or, where it isn't his own, OWNER:NAME, which he wants to see, use, change or
@@ -80,18 +81,30 @@ class Environments:
         found = self.store.environment(int(owner), name)
         return found if found is not None and _level(user, found) >= 0 else None
 
+    def check_still(self, user: User, spec: TaskSpec) -> None:
+        """Raise NotFound when a task's environment was removed, reset or taken from the user since the task was made."""
+        if spec.environment is not None:
+            found = self.by_id(user, spec.environment)
+            if found is None or found.epoch != spec.epoch or not may_use(user, found):
+                raise NotFound("the environment was changed meanwhile", "try again")
+
     def replace(self, user: User, name: str, settings: Mapping[str, Any]) -> Environment:
         """Give an environment other settings: all of them. Raises as `get`, and Forbidden for what is the owner's to say."""
         found = self.get(user, name, "change")
+        given, kept = dict(settings), found.settings.get("repo")
+        if kept and given.get("repo") == without_login(kept):  # as it was shown
+            given["repo"] = kept
         if _level(user, found) < _LEVELS.index("own"):
-            _check_members_change(found, settings)
-        changed = replace(found, settings=dict(settings), remote=remote_key(settings.get("repo")), changed=now())
+            _check_members_change(found, given)
+        changed = replace(found, settings=given, remote=remote_key(given.get("repo")), changed=now())
         self._put(changed)
         return changed
 
     def _put(self, environment: Environment) -> None:
         before = self.store.environment(environment.owner, environment.name)
-        more = len(json.dumps(environment.settings)) - len(json.dumps(before.settings if before else {}))
+        if before is None and self.store.count_environments(environment.owner) >= _MOST_NAMES:
+            raise Conflict(f"cannot keep more than {_MOST_NAMES} environments of one user", "hutch env rm NAME")
+        more = len(json.dumps(environment.settings)) - (len(json.dumps(before.settings)) if before else 0)
         if more > 0 and self.store.settings_size(environment.owner) + more > _MOST:
             raise Conflict(
                 f"cannot keep environment {environment.name}: all of one user may have {_MOST >> 20} MiB of settings",
@@ -102,7 +115,9 @@ class Environments:
     def share(self, user: User, name: str, member: Member) -> Environment:
         """Let a user or a group see, use or change an environment. Raises as `get`, BadRequest."""
         found = self.get(user, name, "own")
-        changed = replace(found, members=shared(found.members, member))
+        before = next((one for one in found.members if (one.kind, one.id) == (member.kind, member.id)), member)
+        lower = LEVELS.index(member.may) < LEVELS.index(before.may)
+        changed = replace(found, members=shared(found.members, member), epoch=_epoch() if lower else found.epoch)
         self.store.put_environment(changed)
         return changed
 
@@ -128,7 +143,11 @@ class Environments:
     def of_remote(self, user: User, url: str) -> Environment | None:
         """The user's one environment for this repository. Raises Conflict when there are several."""
         key = remote_key(url)
-        found = [one for one in self.store.environment_heads(key) if one.owner == user.uid] if key is not None else []
+        found = (
+            [one for one in self.store.environment_heads(user.uid) if one.owner == user.uid and one.remote == key]
+            if key
+            else []
+        )
         if len(found) > 1:
             names = ", ".join(one.name for one in found)
             raise Conflict(f"several environments are for {key}: {names}", f"say which: --env {found[0].name}")
@@ -141,7 +160,7 @@ def may_use(user: User, environment: Environment) -> bool:
 
 
 def keeps_for_others(store: Store, spec: TaskSpec) -> bool:
-    """Whether what a task has set up may be kept: its environment is there, not reset since, and still shared with its owner."""
+    """Whether what a task has set up may be kept: its environment is there, and nobody lost a part in it or reset it since."""
     if spec.environment is None:
         return True
     owner, _, name = spec.environment.partition(":")

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rootfs import package_cache
+from rootfs import git_sweep, package_cache
 from rootfs.errors import ImageError
 from rootfs.store import Swept
 from sandbox.core import damage
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hutch")
 TASK_AGE: Final = timedelta(days=7)
+_MIRROR_AGE: Final = 60 * 86400.0  # seconds without a task: longer than any task, or its result, is kept
 _INTERVAL: Final = 3600.0  # seconds between collections that nobody asked for
 _FIRST: Final = 60.0
 _LOW: Final = 0.05  # of the disk: with less free, snapshots go before they expire
@@ -53,6 +54,7 @@ async def collect(runtime: Runtime, scheduler: Scheduler, wanted: Wanted = Wante
     doomed = unwanted(idle, wanted, moment)
     dropped = await drop(runtime, doomed)
     dropped["bytes"] += await asyncio.to_thread(package_cache.sweep, runtime.state)
+    dropped["bytes"] += await asyncio.to_thread(git_sweep.sweep, runtime.state, _MIRROR_AGE)
     for task in runtime.store.tasks_ended_before(_before(wanted)):
         dropped["bytes"] += await scheduler.discard(task)
         dropped["tasks"] += 1

@@ -216,10 +216,14 @@ class Environment:
         return {
             "name": self.called(uid),
             "members": [member.shown() for member in self.members],
-            "settings": dict(self.settings),
+            "settings": self.settings if uid == self.owner else _without_login_in(self.settings),
             "created": self.created,
             "changed": self.changed,
         }
+
+
+def _without_login_in(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: without_login(value) if name == "repo" and value else value for name, value in settings.items()}
 
 
 @dataclass(frozen=True)

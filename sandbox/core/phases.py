@@ -243,7 +243,7 @@ class PhaseContext:
                     raise PhaseFailed(
                         f"{name}: cannot keep its output: {lost[0].strerror}", "free some space (hutch gc)"
                     )
-                self._tell_limits(name, sandbox, started)
+                await self._tell_limits(name, sandbox, started)
         finally:
             self.sandbox = None
             self.ended(Phase(name, time.monotonic() - started, code))
@@ -260,12 +260,12 @@ class PhaseContext:
                     await sandbox.wait()
             raise
 
-    def _tell_limits(self, phase: str, sandbox: Sandbox, started: float) -> None:
+    async def _tell_limits(self, phase: str, sandbox: Sandbox, started: float) -> None:
         """Name the limit that a phase ran into: its exit code alone says nothing."""
         with contextlib.suppress(CgroupError, OSError):
             stats, limits = sandbox.lease.group.stats(), self._limits()
             if stats.oom_kills:
-                names = Counter(sandbox.lease.group.killed_for_memory(started - _CLOCK))
+                names = Counter(await asyncio.to_thread(sandbox.lease.group.killed_for_memory, started - _CLOCK))
                 killed = ", ".join(
                     f"{name} ({count} times)" if count > 1 else name for name, count in names.most_common(5)
                 )

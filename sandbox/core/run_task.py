@@ -25,6 +25,7 @@ from rootfs.errors import ImageError
 from rootfs.runtime_recipe import RuntimeVersion
 from rootfs.tree import remove_tree
 from sandbox.core import cache, phases, runtimes, source
+from sandbox.core.access import User
 from sandbox.core.errors import NotStored, TaskError
 from sandbox.core.journal import Journal
 from sandbox.core.model import Phase, Snapshot, Task, now
@@ -46,9 +47,10 @@ _RESULT_TIMEOUT: Final = 600.0
 class TaskRun:
     """One running task. `context` lets exec and shell find its sandbox."""
 
-    def __init__(self, runtime: Runtime, task: Task, directory: Path) -> None:
+    def __init__(self, runtime: Runtime, task: Task, directory: Path, user: User | None = None) -> None:
         self._runtime = runtime
         self.task = task
+        self.user = user  # who asked, with the groups that he had then; None after a restart
         self.directory = directory
         self.journal = Journal(directory / "events.ndjson")
         self.network = NetworkRecord(self.journal)
@@ -71,6 +73,11 @@ class TaskRun:
             if self.context.sandbox is not None:
                 self.context.sandbox.kill()  # no time to tidy up: it goes on writing
             self.end("limit")
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end."""
+        return self._reason is not None
 
     async def run(self) -> None:
         """Run the task to its end; never raises for what the task or the host did wrong."""

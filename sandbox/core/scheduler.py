@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from rootfs.tree import remove_tree
-from sandbox.core.access import user_of
+from sandbox.core.access import User, user_of
 from sandbox.core.environments import may_use
 from sandbox.core.errors import Busy, Conflict, NotStored
 from sandbox.core.model import Environment, Task, TaskSpec
@@ -41,8 +41,8 @@ class Scheduler:
         """Where a task's journal and diff are."""
         return self._runtime.state / "tasks" / identity
 
-    def submit(self, spec: TaskSpec) -> Task:
-        """Accept a task. Raises Busy when the queue is full, NotStored when the disk is."""
+    def submit(self, spec: TaskSpec, user: User | None = None) -> Task:
+        """Accept a task, of this user. Raises Busy when the queue is full, NotStored when the disk is."""
         if self._closing or len(self._runs) >= _QUEUE:
             raise Busy("cannot take another task: the queue is full or the daemon is ending", "try again later")
         task = Task(id=secrets.token_hex(6), spec=spec)
@@ -53,7 +53,7 @@ class Scheduler:
             try:
                 directory.mkdir(mode=0o700, parents=True)
                 undo.callback(remove_tree, directory)
-                run = TaskRun(self._runtime, task, directory)
+                run = TaskRun(self._runtime, task, directory, user)
                 undo.callback(run.journal.close)
                 fault.at("task: directory made")
             except OSError as error:
@@ -113,10 +113,11 @@ class Scheduler:
     def end_tasks_of_former_members(self, environment: Environment) -> None:
         """Cancel the tasks of those who may not use an environment any more: they have its secrets."""
         for run in self.running():
-            spec = run.task.spec
-            if spec.environment == environment.id and not may_use(user_of(spec.owner), environment):
-                run.journal.notice(f"environment {environment.called(spec.owner)} is not shared with you any more")
+            asked = run.user or user_of(run.task.spec.owner)
+            if run.task.spec.environment == environment.id and not may_use(asked, environment):
                 run.end("cancelled")
+                with contextlib.suppress(OSError, ValueError):  # a full disk; it is ending already
+                    run.journal.notice(f"environment {environment.called(asked.uid)} is not shared with you any more")
 
     async def secret_changed(self, owner: int, name: str) -> None:
         """Let the tasks that were given this secret use it as it is now. Raises the first failure, after all were told."""

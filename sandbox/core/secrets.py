@@ -100,7 +100,13 @@ class Secrets:
         """Raise BadRequest for a name that no secret has."""
         for name in names:
             if self._known(name) is None:
-                raise BadRequest(f"there is no secret {name!r}", f"make it: hutch secret set {name} --for HOST")
+                lent = name in self._lent
+                remedy = (
+                    "the owner of the environment has to make it"
+                    if lent
+                    else f"make it: hutch secret set {name} --for HOST"
+                )
+                raise BadRequest(f"there is no secret {name!r}", remedy)
 
     def placeholders(self, names: Iterable[str], phase: str) -> dict[str, str]:
         """The variables of a phase that these secrets are given to. Raises NotFound for one that isn't there (any more)."""

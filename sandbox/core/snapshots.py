@@ -4,6 +4,7 @@ of them is shown and dropped."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rootfs.errors import ImageError
 from sandbox.core import cache, damage, gc, phases
 from sandbox.core.access import User, shown_scope
 from sandbox.core.environments import Environments, keeps_for_others
@@ -117,13 +119,11 @@ class Snapshots:
         )
 
     def _of(self, user: User) -> list[Snapshot]:
-        return [one for one in self._runtime.store.list_snapshots() if self._may_see(user, one)]
-
-    def _may_see(self, user: User, one: Snapshot) -> bool:
-        if user.is_root or one.runtime:
-            return True
-        owner, _, name = (one.environment or "0:").partition(":")
-        return self._environments.by_id(user, f"{owner}:{name}") is not None if name else int(owner) == user.uid
+        found = self._runtime.store.list_snapshots()
+        if user.is_root:
+            return found
+        scopes = {f"{one.owner}:{one.name}" for one in self._environments.of(user)} | {f"{user.uid}:"}
+        return [one for one in found if one.runtime or one.environment in scopes]
 
     def _find(self, user: User, prefix: str) -> Snapshot:
         found = [one for one in self._of(user) if one.id.startswith(prefix)]
@@ -135,7 +135,8 @@ class Snapshots:
 
     async def _shown(self, one: Snapshot, user: User, keys: Mapping[str, int]) -> dict[str, Any]:
         if one.layer not in self._sizes and self._runtime.layers.has_layer(one.layer):
-            self._sizes[one.layer] = await asyncio.to_thread(self._runtime.layers.layer_size, one.layer)
+            with contextlib.suppress(OSError, ImageError):  # it is being removed
+                self._sizes[one.layer] = await asyncio.to_thread(self._runtime.layers.layer_size, one.layer)
         return {
             "id": one.id[:12],
             "key": one.key,

@@ -182,19 +182,26 @@ class Store:
         """The environment of this owner and name."""
         return next(iter(self._environments(_named(environments, owner, name))), None)
 
-    def environment_heads(self, remote: str | None = None) -> list[EnvironmentHead]:
-        """What tells all environments, or those for a repository, from each other; in the order of their names."""
+    def environment_heads(self, owner: int | None = None) -> list[EnvironmentHead]:
+        """What tells environments from each other: those of an owner, and all that are shared with anybody (None: all there are);
+        in the order of their names."""
         head = environments.c
         image = head.settings["image"].as_string()
         query = sa.select(head.owner, head.name, head.members, head.remote, head.created, head.changed, image)
-        if remote is not None:
-            query = query.where(head.remote == remote)
+        if owner is not None:
+            query = query.where(sa.or_(head.owner == owner, sa.cast(head.members, sa.Text) != "[]"))
         with self._engine.connect() as db:
             rows = db.execute(query.order_by(head.name, head.owner)).all()
         return [
             EnvironmentHead(owner, name, tuple(Member(**one) for one in members), *rest)
             for owner, name, members, *rest in rows
         ]
+
+    def count_environments(self, owner: int) -> int:
+        """How many an owner has."""
+        query = sa.select(sa.func.count()).select_from(environments).where(environments.c.owner == owner)
+        with self._engine.connect() as db:
+            return db.execute(query).scalar() or 0
 
     def settings_size(self, owner: int) -> int:
         """Bytes of the settings of all environments of an owner."""

@@ -17,7 +17,7 @@ from sandbox.host.cgroup import CgroupError
 
 def of_tasks(runtime: Runtime, scheduler: Scheduler, user: User) -> list[dict[str, Any]]:
     """A user's tasks that have not ended, oldest first; to root, everybody's. Blocking, for a millisecond each."""
-    runs = [run for run in scheduler.running() if user.owns in (None, run.task.spec.owner)]
+    runs = [run for run in scheduler.running() if user.sees_only in (None, run.task.spec.owner)]
     return [_of_task(runtime, run) for run in sorted(runs, key=lambda run: run.task.created)]
 
 

@@ -75,7 +75,7 @@ class Group:
         pause = 0.0005
         while True:
             self._kill_once(deadline)
-            left = self._pids()
+            left = self.pids()
             if not left:
                 return
             if time.monotonic() > deadline:
@@ -150,7 +150,7 @@ class Group:
         if (directory / "cpuacct.usage").exists():
             return number(directory / "cpuacct.usage") / 1e9
         ticks = 0
-        for pid in self._pids():
+        for pid in self.pids():
             with contextlib.suppress(OSError):
                 ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
         return ticks / os.sysconf("SC_CLK_TCK")
@@ -172,7 +172,8 @@ class Group:
         assert tree is not None, controller
         return self.directories[self.layout.trees.index(tree)]
 
-    def _pids(self) -> set[int]:
+    def pids(self) -> set[int]:
+        """The processes in the group and below it, as this pid namespace numbers them."""
         # In every hierarchy: a process that is just joining may have entered only the first ones.
         found: set[int] = set()
         for directory in self.directories:
@@ -195,7 +196,7 @@ class Group:
                 write(state, "FROZEN", "freeze cgroup")
                 while read(state).strip() == "FREEZING" and time.monotonic() < deadline:
                     time.sleep(0.0005)
-            for pid in self._pids():
+            for pid in self.pids():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         finally:

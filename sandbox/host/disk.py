@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +26,7 @@ class Space:
 
 
 def free(path: Path) -> Space:
-    """What root may still use of the file system that `path` is on."""
+    """What is left of the file system that `path` is on, without what is reserved for root."""
     found = os.statvfs(path)
     # Some file systems make inodes as they go: they tell none.
     return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else 1 << 62)
@@ -36,13 +38,13 @@ def size(path: Path) -> int:
     return found.f_blocks * found.f_frsize
 
 
-async def used(directory: Path) -> Space:
-    """What is in a directory, each file once. Zero for what is gone, or takes too long to count."""
+async def used(directory: Path) -> Space | None:
+    """What is in a directory, each file once; nothing for what is gone. None when it takes too long to count."""
     total, files = await asyncio.gather(_sum(directory, "--block-size=1"), _sum(directory, "--inodes"))
-    return Space(total, files)
+    return None if total is None or files is None else Space(total, files)
 
 
-async def _sum(directory: Path, what: str) -> int:
+async def _sum(directory: Path, what: str) -> int | None:
     process = await asyncio.create_subprocess_exec(
         "setpriv", "--pdeathsig=KILL", "--", "du", "--summarize", "--one-file-system", what, "--", str(directory),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
@@ -52,10 +54,24 @@ async def _sum(directory: Path, what: str) -> int:
         async with asyncio.timeout(_PATIENCE):
             said, _ = await process.communicate()
     except TimeoutError:
-        said = b""
+        return None
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
     number = said.split(b"\t")[0]
     return int(number) if number.isdigit() else 0  # files vanish while it counts; the sum comes all the same
+
+
+def removed_but_open(pids: Iterable[int]) -> int:
+    """Bytes of files on the root file system of these processes that have no name any more, but are held open."""
+    found: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            root = Path(f"/proc/{pid}/root").stat().st_dev
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    info = Path(f"/proc/{pid}/fd/{name}").stat()
+                    if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev == root:
+                        found[info.st_dev, info.st_ino] = 512 * info.st_blocks
+    return sum(found.values())

@@ -117,7 +117,10 @@ def _devices(proc: Path) -> dict[str, list[int]]:
         for name in sorted(os.listdir(directory)):
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
-                found[name] = [os.major(status.st_rdev), os.minor(status.st_rdev)]
+                found[os.fsencode(name).decode("utf-8", "backslashreplace")] = [
+                    os.major(status.st_rdev),
+                    os.minor(status.st_rdev),
+                ]
     return found
 
 

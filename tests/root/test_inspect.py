@@ -41,8 +41,10 @@ def test_what_is_in_force_is_what_the_profile_says(daemon: Daemon) -> None:
 
 
 def test_a_device_that_root_inside_made_of_something_else_is_not_followed(daemon: Daemon) -> None:
-    with tasks.running(daemon, "rm -f /dev/tty; ln -s /dev/null /dev/tty; mkfifo /dev/pipe") as task:
-        assert "tty" not in daemon.client.inspect(task)["devices"]
+    with tasks.running(
+        daemon, "rm -f /dev/tty; ln -s /dev/null /dev/tty; mkfifo /dev/pipe; mv /dev/zero $(printf '/dev/\\377')"
+    ) as task:
+        assert sorted(daemon.client.inspect(task)["devices"]) == ["\\xff", "full", "null", "random", "urandom"]
         tasks.execute(daemon, task, "rm", "-rf", "/dev/pipe")
 
 

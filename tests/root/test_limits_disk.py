@@ -39,6 +39,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 FILLS = "dd if=/dev/zero of=/big bs=1M count=300 2>/dev/null; while :; do sleep 0.1; done"
+HIDES = "exec 3>/hidden; rm /hidden; dd if=/dev/zero bs=1M count=300 >&3 2>/dev/null; while :; do sleep 0.1; done"
 MANY = "i=0; while [ $i -lt 5000 ]; do : >/many$i; i=$((i+1)); done; while :; do sleep 0.1; done"
 
 
@@ -54,7 +55,11 @@ def test_more_than_the_limit_ends_the_task_and_keeps_its_work(daemon: Daemon, tm
 
 @pytest.mark.parametrize(
     ("script", "limits", "words"),
-    [(FILLS, {"disk": 64 << 20}, "the limit is 64.0 MiB"), (MANY, {"files": 1000}, "files, the limit is 1000")],
+    [
+        (FILLS, {"disk": 64 << 20}, "the limit is 64.0 MiB"),
+        (HIDES, {"disk": 64 << 20}, "the limit is 64.0 MiB"),
+        (MANY, {"files": 1000}, "files, the limit is 1000"),
+    ],
 )
 def test_setup_has_the_same_limits(daemon: Daemon, script: str, limits: dict[str, int], words: str) -> None:
     task = tasks.run(daemon, "true", image="tiny", setup=script, limits=limits)

@@ -198,4 +198,11 @@ def test_what_there_was_before_owners_is_roots(tmp_path: Path) -> None:
     assert [one.name for one in store.list_secrets(0)] == ["TOKEN"]
     assert [one.environment for one in store.list_snapshots()] == ["0:web"]
     assert Environments(store).of(ALICE) == []
+    Environments(store).create(ALICE, "web", {})
     store.close()
+    with engine.begin() as db:
+        config.attributes["connection"] = db
+        command.downgrade(config, "0005")
+        assert db.execute(sa.text("SELECT name, settings FROM environments")).all() == [("web", '{"image": "base"}')]
+        assert db.execute(sa.text("SELECT environment FROM snapshots")).scalars().all() == ["web"]
+    engine.dispose()

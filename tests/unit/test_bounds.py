@@ -10,7 +10,9 @@ import pytest
 from sandbox.api.bounds import BODY, CONNECTIONS, Bounded, Connections, Message, Receive, Send
 
 
-def ask(pieces: list[bytes], path: str = "/tasks", length: int | bytes | None = None) -> tuple[int, int]:
+def ask(
+    pieces: list[bytes], path: str = "/tasks", length: int | bytes | None = None, method: str = "POST"
+) -> tuple[int, int]:
     """The status, and how many bytes the application read."""
     read = 0
 
@@ -19,8 +21,8 @@ def ask(pieces: list[bytes], path: str = "/tasks", length: int | bytes | None = 
         more = True
         while more:
             message = await receive()
-            read += len(message["body"])
-            more = message["more_body"]
+            read += len(message.get("body", b""))
+            more = message.get("more_body", False)
         await send({"type": "http.response.start", "status": 200})
 
     waiting = [{"body": piece, "more_body": number < len(pieces)} for number, piece in enumerate(pieces, 1)]
@@ -33,7 +35,7 @@ def ask(pieces: list[bytes], path: str = "/tasks", length: int | bytes | None = 
         sent.append(message)
 
     told = [] if length is None else [(b"content-length", length if isinstance(length, bytes) else b"%d" % length)]
-    asyncio.run(Bounded(app)({"type": "http", "path": path, "headers": told}, receive, send))
+    asyncio.run(Bounded(app)({"type": "http", "method": method, "path": path, "headers": told}, receive, send))
     return sent[0]["status"], read
 
 
@@ -50,9 +52,17 @@ def test_one_whose_length_is_not_told_is_refused_when_it_is_too_long() -> None:
     assert read == BODY
 
 
-@pytest.mark.parametrize("path", ["/images/tiny", "/execs/1/stdin"])
-def test_streams_have_no_bound(path: str) -> None:
-    assert ask([b"x" * (1 << 20)] * 20, path) == (200, 20 << 20)
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/images/tiny"), ("POST", "/execs/1/stdin")])
+def test_streams_have_no_bound(method: str, path: str) -> None:
+    assert ask([b"x" * (1 << 20)] * 20, path, method=method) == (200, 20 << 20)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/images/build"), ("POST", "/images/x"), ("POST", "/execs/1/resize"), ("PUT", "/tasks/stdin")],
+)
+def test_their_neighbours_have(method: str, path: str) -> None:
+    assert ask([b"x" * (1 << 20)] * 20, path, method=method)[0] == 413
 
 
 def test_a_body_of_the_usual_size_comes_through() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from sandbox.core.disk_watch import over, reserve
 from sandbox.host import disk
 from sandbox.host.disk import Space
+
+HOME = Path(__file__).parent  # /tmp may be another file system than the root
 
 
 @pytest.mark.parametrize(
@@ -19,10 +23,11 @@ from sandbox.host.disk import Space
         (Space(100, 5), (100, 5), None),
         (Space(3 << 20, 5), (2 << 20, 9), "disk: 3.0 MiB used, the limit is 2.0 MiB"),
         (Space(100, 6), (100, 5), "disk: 6 files, the limit is 5"),
+        (None, (100, None), "disk: it has more files than can be counted"),
     ],
 )
 def test_the_limit_that_was_exceeded_is_named(
-    used: Space, limits: tuple[int | None, int | None], words: str | None
+    used: Space | None, limits: tuple[int | None, int | None], words: str | None
 ) -> None:
     assert over(used, *limits) == words
 
@@ -36,7 +41,13 @@ def test_a_directory_is_counted_whatever_its_names(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x" * 8192)
     (tmp_path / "link").hardlink_to(tmp_path / "a")
     used = asyncio.run(disk.used(tmp_path))
+    assert used is not None
     assert 4 * 8192 <= used.bytes < 8 * 8192
     assert used.files == 5
     assert asyncio.run(disk.used(tmp_path / "gone")) == Space(0, 0)
+    before = disk.removed_but_open([os.getpid()])
+    with tempfile.TemporaryFile(dir=HOME) as file:
+        file.write(b"x" * (1 << 20))
+        file.flush()
+        assert disk.removed_but_open([os.getpid(), 2**22]) - before >= 1 << 20
     assert disk.free(tmp_path).bytes < disk.size(tmp_path)

@@ -25,12 +25,12 @@ def _columns(table: str) -> list[sa.Column[Any]]:
 
 
 def _owner() -> sa.Column[Any]:
-    return sa.Column("owner", sa.Integer, primary_key=True, server_default="0")
+    return sa.Column("owner", sa.BigInteger, primary_key=True, server_default="0")
 
 
 def upgrade() -> None:
     """Add the owners, by which names of environments and secrets are unique from now on."""
-    op.add_column("tasks", sa.Column("owner", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("tasks", sa.Column("owner", sa.BigInteger, nullable=False, server_default="0"))
     op.create_index("ix_tasks_owner", "tasks", ["owner"])
     members = sa.Column("members", sa.JSON, nullable=False, server_default="[]")
     _make_anew("environments", _owner(), members, sa.Column("epoch", sa.String(16), nullable=False, server_default=""))
