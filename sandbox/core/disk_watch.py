@@ -4,8 +4,8 @@ No quota does it: most hosts have file systems without project quotas, and a lay
 system's free space is looked at often, which costs a microsecond, and the trees are counted when it has shrunk by a part of the
 smallest limit.
 
-A task can exceed its limit by that part, and by what it writes until it is counted. What it has only mapped into memory, of a file
-that it removed and closed, is not seen.
+A task can exceed its limit by that part, and by what it writes until it is counted. What it has only mapped into memory, of a
+file that it removed and closed, is not seen.
 
     every quarter of a second   free space ─▶ shrunk by an eighth of a limit?  ─▶ count ─▶ above the limit: end that task
                                            └▶ less than the reserve left?      ─▶ drop snapshots; then end the largest task
