@@ -19,12 +19,12 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rootfs.errors import ImageError
 from rootfs.runtime_recipe import RuntimeVersion
 from rootfs.tree import remove_tree
-from sandbox.core import cache, phases, runtimes, source
+from sandbox.core import cache, phases, result, runtimes, source
 from sandbox.core.access import User
 from sandbox.core.errors import NotStored, TaskError
 from sandbox.core.journal import Journal
@@ -37,11 +37,10 @@ from sandbox.core.preparation import Preparation, prepare
 from sandbox.core.runtime import Runtime
 from sandbox.core.snapshots import find, keep_snapshot, set_up
 from sandbox.core.source import Source
-from sandbox.host import fault, jobs
+from sandbox.host import fault
 from sandbox.host.errors import HostError
 
 _log = logging.getLogger("hutch")
-_RESULT_TIMEOUT: Final = 600.0
 
 
 class TaskRun:
@@ -272,29 +271,17 @@ class TaskRun:
         if found is None:
             return
         async with self._host_phase("result"):
-            request = {
-                "op": "result", "state": str(self._runtime.state), "mirror": found.mirror, "base": found.commit,
-                "upper": str(writable / "upper"), "workdir": found.workdir.lstrip("/"), "task": self.task.id,
-                "lower": [str(layer) for layer in self.context.layers_top_first],
-                "exclude": self.preparation.excludes,
-                "message": f"Hutch task {self.task.id}\n\n{' '.join(self.task.spec.command)}\n",
-                "output": str(self.directory / "diff.patch"),
-            }  # fmt: skip
-            result = await jobs.run("rootfs.git_job", request, _RESULT_TIMEOUT)
-            fault.at("task: result made")
-            diff = {name: result[name] for name in ("files", "insertions", "deletions")}
-            self._change(diff=diff, result={"mirror": found.mirror, "base": found.commit, "commit": result["commit"]})
-        self._tell_skipped(result)
+            patch, excludes = self.directory / "diff.patch", self.preparation.excludes
+            layers = self.context.layers_top_first
+            made = await result.make(self._runtime.state, self.task, found, layers, writable, excludes, patch)
+            diff = {name: made[name] for name in ("files", "insertions", "deletions")}
+            self._change(diff=diff, result={"mirror": found.mirror, "base": found.commit, "commit": made["commit"]})
+        self._tell(result.notices(made))
 
     async def _tell_uncommitted(self) -> None:
         with contextlib.suppress(HostError, OSError):  # nothing depends on it
             if notice := await source.uncommitted(self.task.spec):
                 self.journal.notice(notice)
-
-    def _tell_skipped(self, result: Mapping[str, Any]) -> None:
-        self._tell(result.get("notices", ()))
-        for entry in result.get("skipped", ())[:20]:
-            self.journal.notice(f"not in the diff: {entry['path']} ({entry['reason']})")
 
     @contextlib.asynccontextmanager
     async def _host_phase(self, name: str) -> AsyncIterator[None]:

@@ -26,6 +26,30 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield daemon
 
 
+# Those that need no daemon come first: the shared one would be seen as their leak.
+def test_logins_and_settings_of_root_are_not_for_users(tmp_path: Path) -> None:
+    repo, pem = repos.make(tmp_path / "srv/project.git"), git_servers.certificate(tmp_path / "server.pem")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".netrc").write_text("machine localhost login user password of-root\n")
+    with git_servers.https(repo.parent, pem, "user:of-root") as (port, _):
+        url = f"https://localhost:{port}/project.git"
+        (home / ".gitconfig").write_text(f'[url "{url}"]\n\tinsteadOf = https://alias.invalid/\n')
+        env = {"HOME": str(home), "SSL_CERT_FILE": str(pem)}
+        for spelled, reason in ((url, f"no credential was accepted | put a token into {User.of(ALICE).home}"),
+                                ("https://alias.invalid/", "the server can't be reached")):  # fmt: skip
+            (tmp_path / "state").mkdir(exist_ok=True)
+            request = {"op": "fetch", "state": str(tmp_path / "state"), "url": spelled}
+            assert "result" in repos.job(request, env), "root may"
+            error = repos.job({**request, "user": ALICE}, env)["error"]
+            assert reason in f"{error['message']} | {error['remedy']}"
+
+
+def test_every_user_has_a_mirror_of_his_own() -> None:
+    url = "https://git.example/team/web"
+    assert len({parse(url).key, parse(url, User.of(ALICE)).key, parse(url, User.of(BOB)).key}) == 3
+
+
 def test_a_repository_is_read_as_its_user(alice: HostUser, bob: HostUser, place: Path) -> None:
     repo = alice.repo(place, **{"file": "of alice\n"})
     mine = ended(alice, repo=str(repo), command=["sh", "-c", "cat file && echo more >>file"])
@@ -96,26 +120,3 @@ def test_files_of_a_user_are_read_as_he(alice: HostUser, place: Path, monkeypatc
     assert user.read(place) is None
     os.mkfifo(place / "pipe", 0o644)
     assert user.read(place / "pipe") is None
-
-
-def test_logins_and_settings_of_root_are_not_for_users(tmp_path: Path) -> None:
-    repo, pem = repos.make(tmp_path / "srv/project.git"), git_servers.certificate(tmp_path / "server.pem")
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / ".netrc").write_text("machine localhost login user password of-root\n")
-    with git_servers.https(repo.parent, pem, "user:of-root") as (port, _):
-        url = f"https://localhost:{port}/project.git"
-        (home / ".gitconfig").write_text(f'[url "{url}"]\n\tinsteadOf = https://alias.invalid/\n')
-        env = {"HOME": str(home), "SSL_CERT_FILE": str(pem)}
-        for spelled, reason in ((url, f"no credential was accepted | put a token into {User.of(ALICE).home}"),
-                                ("https://alias.invalid/", "the server can't be reached")):  # fmt: skip
-            (tmp_path / "state").mkdir(exist_ok=True)
-            request = {"op": "fetch", "state": str(tmp_path / "state"), "url": spelled}
-            assert "result" in repos.job(request, env), "root may"
-            error = repos.job({**request, "user": ALICE}, env)["error"]
-            assert reason in f"{error['message']} | {error['remedy']}"
-
-
-def test_every_user_has_a_mirror_of_his_own() -> None:
-    url = "https://git.example/team/web"
-    assert len({parse(url).key, parse(url, User.of(ALICE)).key, parse(url, User.of(BOB)).key}) == 3

@@ -67,7 +67,7 @@ def app(state: Path) -> FastAPI:
     _add_snapshot(store, runtime.layers)
     services: Any = SimpleNamespace(
         runtime=runtime,
-        scheduler=SimpleNamespace(secret_changed=told),
+        scheduler=SimpleNamespace(secret_changed=told, end_tasks_of_former_members=lambda _: None),
         execs=None,
         relays=None,
         snapshots=Snapshots(runtime),
