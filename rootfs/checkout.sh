@@ -60,9 +60,22 @@ clear_leftovers() {
         "$GIT_DIR/BISECT_LOG" "$GIT_DIR/info/grafts" "$GIT_DIR/info/sparse-checkout"
 }
 
+# Each git takes a few milliseconds: the settings are listed once, and written only where they differ.
+list_config() {
+    listed="
+$(quiet_git config --file "$GIT_DIR/config" --list 2>/dev/null)
+"
+}
 set_config() {
-    current=$(quiet_git config --file "$GIT_DIR/config" --get-all "$1" 2>/dev/null) || current=
-    [ "$current" = "$2" ] || quiet_git config --file "$GIT_DIR/config" --replace-all "$1" "$2"
+    case $listed in
+        *"
+$1="*"
+$1="*) ;; # twice
+        *"
+$1=$2
+"*) return 0 ;;
+    esac
+    quiet_git config --file "$GIT_DIR/config" --replace-all "$1" "$2"
 }
 
 # The origin's branches and tags become exactly those of the mirror; local branches stay.
@@ -84,15 +97,17 @@ refresh_refs() {
     if [ -n "$HUTCH_DEFAULT_BRANCH" ]; then
         printf 'ref: refs/remotes/origin/%s\n' "$HUTCH_DEFAULT_BRANCH" >"$GIT_DIR/refs/remotes/origin/HEAD"
     fi
-    quiet_git config --file "$GIT_DIR/config" --unset-all core.worktree
+    list_config
+    case $listed in *"
+core.worktree="*) quiet_git config --file "$GIT_DIR/config" --unset-all core.worktree ;; esac
     set_config core.bare false && set_config remote.origin.url "$HUTCH_ORIGIN_URL" && set_config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
 }
 
 # The index says which files were tracked before. One that can't be read, or that tells git to look away from files, is
 # made anew from the last commit.
 prepare_index() {
-    if [ -e "$GIT_DIR/index" ] && flags=$(quiet_git ls-files -v 2>/dev/null | grep -c '^[a-zS]'; :) && [ "$flags" = 0 ] &&
-        quiet_git ls-files >/dev/null 2>&1; then
+    if [ -e "$GIT_DIR/index" ] &&
+        [ "$({ quiet_git ls-files -v 2>/dev/null || echo 'S broken'; } | grep -c '^[a-zS]')" = 0 ]; then
         return 0
     fi
     rm -rf "$GIT_DIR/index"
