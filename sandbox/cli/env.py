@@ -66,6 +66,8 @@ def env() -> None:
       maintenance = "npm ci"
       secrets = ["API_TOKEN"]
       timeout = "1h"
+      [runtimes]
+      node = "22"
       [env]
       NODE_ENV = "test"
       [network.agent]                      likewise setup, maintenance
@@ -74,6 +76,7 @@ def env() -> None:
       [limits]
       memory = "4G"
       cpus = 2
+      disk = "10G"
       [cache]
       lifetime = "1d"                      or enabled = false
 

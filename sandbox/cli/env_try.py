@@ -73,17 +73,19 @@ def shell(client: Client, /, name: str | None, as_json: bool, **options: Any) ->
       hutch env shell web
       hutch env shell --access unrestricted
     """
-    from sandbox.cli.terminal import interactive
+    from sandbox.cli.terminal import interactive, must_be_terminal
 
+    must_be_terminal(as_json)  # before anything is set up
     request = settings(options) | {"command": ["sh", "-c", _STAY]}
     screen = Screen(json=True)
     with _task(client, request, name, screen) as task_id:
         if not _until_ready(client, task_id, screen):
             return exit_code(client.task(task_id))
-        code = interactive(client, task_id, [], login=True, as_json=as_json)
-        client.cancel(task_id)
-        _ended(client, task_id)
-    return code
+        try:
+            return interactive(client, task_id, [], login=True, as_json=as_json)
+        finally:
+            client.cancel(task_id)
+            _ended(client, task_id)
 
 
 @contextmanager

@@ -92,7 +92,10 @@ def record_line(record: dict[str, Any]) -> str:
         rule = record.get("rule")
         words.append(str(record.get("reason") or "no rule allows it") + (f"; this would: {rule}" if rule else ""))
     else:
-        words += [bytes_text(record.get("bytes") or 0), f"({record.get('rule') or record.get('reason') or '-'})"]
+        rule, reason = record.get("rule"), record.get("reason")
+        words += [bytes_text(record.get("bytes") or 0), f"({rule or reason or '-'})"]
+        if rule and reason:  # it was allowed, and failed
+            words.append(str(reason))
     return "  ".join(words)
 
 

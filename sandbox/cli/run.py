@@ -6,6 +6,7 @@ It must leave no task running that the user believes cancelled: Ctrl-C cancels a
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def run(
 
     In a checkout with a hutch.toml, or of a repository that an environment is for (hutch env --help), the settings come from
     there, and COMMAND runs on the checkout's commits. What is typed here wins, but rules and secrets are added; --no-env takes
-    nothing from anywhere.
+    nothing from anywhere. Without a repository COMMAND runs in an empty /workspace. It reads no standard input (hutch exec does).
     Without --setup, what the repository's manifests and lock files ask for is installed: npm, yarn, pnpm, pip, pipenv,
     poetry, uv, Go, Cargo, Bundler, Composer, Maven, Gradle.
 
@@ -105,7 +106,7 @@ def attend(client: Client, request: TaskSpec, file: Path | None, screen: Screen,
             screen.notice(origin)
         if created["repo"] is None and "checkout" in request:
             screen.notice(
-                "no repository: this checkout has no hutch.toml and no environment; --repo . runs on its commits"
+                f"no repository; --repo {shlex.quote(str(request['checkout']))} runs on this checkout's commits"
             )
         task = follow(client, created["id"], screen)
     if as_json:

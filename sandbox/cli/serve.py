@@ -42,7 +42,12 @@ def _size_or_nothing(text: str) -> int:
     envvar="HUTCH_CEILING",
     help="File of what no task may exceed.  [env: HUTCH_CEILING; default: /etc/hutch/ceiling.toml if it is there]",
 )
-@click.option("--max-tasks", type=click.IntRange(min=1), metavar="N", help="How many tasks run at once; others wait.")
+@click.option(
+    "--max-tasks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many tasks run at once; others wait.  [default: 64]",
+)
 @click.option(
     "--hosts",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

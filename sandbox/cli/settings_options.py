@@ -60,11 +60,15 @@ _OPTIONS = (
     click.option(
         "--timeout", type=Parsed("duration", units.duration), metavar="DURATION", help="End the task after 90s, 15m, 1h30m."
     ),
-    click.option("--memory", type=Parsed("size", units.size), metavar="SIZE", help="Memory limit, for example 2G."),
     click.option(
-        "--cpus", type=click.FloatRange(min=0, min_open=True), metavar="N", help="CPU limit in cores, for example 1.5."
+        "--memory", type=Parsed("size", units.size), metavar="SIZE",
+        help="Memory limit, for example 2G.  [default: 8G, or half of the host's]",
     ),
-    click.option("--pids", type=click.IntRange(min=1), metavar="N", help="Limit of processes and threads."),
+    click.option(
+        "--cpus", type=click.FloatRange(min=0, min_open=True), metavar="N",
+        help="CPU limit in cores, for example 1.5.  [default: all]",
+    ),
+    click.option("--pids", type=click.IntRange(min=1), metavar="N", help="Limit of processes and threads.  [default: 4096]"),
     click.option(
         "--disk", type=Parsed("size", units.size), metavar="SIZE",
         help="End the task when it has more on the disk, for example 10G; its log and diff stay.",

@@ -24,12 +24,18 @@ from sandbox.client import Client, ConnectionLost, HutchError
 _PASSED_ON = ("TERM", "COLORTERM", "LANG")
 
 
-def interactive(client: Client, task: str, command: list[str], *, login: bool, as_json: bool = False) -> int:
-    """Run a command (none: the login shell) on a terminal of its own inside; returns its exit code."""
+def must_be_terminal(as_json: bool = False) -> int:
+    """The descriptor to draw on. Raises HutchError where there is no terminal to read from and draw on."""
     screen = STDERR if as_json else STDOUT
     for fd, name in ((STDIN, "standard input"), (screen, "standard output")):
         if not os.isatty(fd):
             raise HutchError(f"{name} is no terminal", "without one, use: hutch exec TASK -- COMMAND")
+    return screen
+
+
+def interactive(client: Client, task: str, command: list[str], *, login: bool, as_json: bool = False) -> int:
+    """Run a command (none: the login shell) on a terminal of its own inside; returns its exit code."""
+    screen = must_be_terminal(as_json)
     rows, cols = _size(screen)
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     options: dict[str, Any] = {"tty": True, "stdin": True, "login": login, "rows": rows, "cols": cols, "env": env}

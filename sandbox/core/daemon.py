@@ -157,6 +157,11 @@ def _locked(state: Path) -> Iterator[None]:
     if found.st_uid != 0:
         raise TaskError(f"cannot keep secrets in {state}: it isn't root's", "chown root it, or give another --state")
     if found.st_mode & 0o077:
+        if any(state.iterdir()) and not (state / "hutch.db").exists():
+            raise TaskError(
+                f"cannot keep secrets in {state}: it holds other things, and others may look into it",
+                "give an empty directory, or one that only root may enter",
+            )
         _log.info("the state %s is for root alone from now on", state)
         state.chmod(0o700)
     fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

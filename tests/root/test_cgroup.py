@@ -119,7 +119,7 @@ def test_kill_ends_a_fork_bomb(cgroups: Cgroups) -> None:
     group.kill()
     bomb.wait(60)
     bomb.communicate()
-    assert group._pids() == set()
+    assert group.pids() == set()
     group.remove()
     assert not any(directory.exists() for directory in group.directories)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -53,6 +54,19 @@ def test_without_that_group_only_root_does(new_daemon: Daemon) -> None:
     new_daemon.start()
     there_is_one = any(group.gr_name == "hutch" for group in grp.getgrall())
     assert new_daemon.socket.stat().st_mode & 0o777 == (0o660 if there_is_one else 0o600)
+
+
+def test_a_state_is_roots_alone(tmp_path: Path) -> None:
+    for name in ("shared", "bobs", "open"):
+        (tmp_path / name).mkdir(mode=0o755)
+    (tmp_path / "shared/file").touch()
+    os.chown(tmp_path / "bobs", BOB, BOB)
+    for name, words in (("shared", "it holds other things"), ("bobs", "it isn't root's")):
+        with pytest.raises(AssertionError, match=words):
+            Daemon(tmp_path / name).start()
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o755
+    with Daemon(tmp_path / "open"):
+        assert (tmp_path / "open").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_group_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -212,6 +226,13 @@ def test_nobody_is_given_an_environment_that_he_did_not_name(
         bob.does(lambda client: client.remove_environment("evil"))
 
 
+def made(daemon: Daemon, task: str) -> str:
+    """What setup has written; nothing between two phases."""
+    with suppress(ApiError):
+        return tasks.execute(daemon, task, "cat", "/made").text
+    return ""
+
+
 TAKEN: dict[str, Callable[[Client], Any]] = {
     "unshared": lambda client: client.unshare_environment("left", f"user:{BOB}"),
     "less": lambda client: client.share_environment("left", f"user:{BOB}", "see"),
@@ -228,11 +249,11 @@ def test_who_has_no_part_any_more_leaves_nothing(daemon: Daemon, alice: HostUser
     try:
         his, hers = (who.does(lambda client, name=name: client.create_task({**spec, "environment": name}))["id"]  # type: ignore[typeddict-item]
                      for who, name in ((bob, f"{ALICE}:left"), (alice, "left")))  # fmt: skip
-        tasks.wait_for(lambda: tasks.execute(daemon, his, "cat", "/made").text == "good", "his setup")
+        tasks.wait_for(lambda: made(daemon, his) == "good", "his setup")
         tasks.execute(daemon, his, "sh", "-c", "echo poison >/made")
         alice.does(TAKEN[how])
         assert tasks.finish(daemon, his)["state"] == "cancelled"
-        tasks.wait_for(lambda: tasks.execute(daemon, hers, "cat", "/made").text == "good", "her own setup")
+        tasks.wait_for(lambda: made(daemon, hers) == "good", "her own setup")
         if how != "removed":
             alice.does(lambda client: client.reset_cache("left"))
         tasks.execute(daemon, hers, "touch", "/go")
