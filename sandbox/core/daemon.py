@@ -157,7 +157,7 @@ def _locked(state: Path) -> Iterator[None]:
     if found.st_uid != 0:
         raise TaskError(f"cannot keep secrets in {state}: it isn't root's", "chown root it, or give another --state")
     if found.st_mode & 0o077:
-        if any(state.iterdir()) and not (state / "hutch.db").exists():
+        if any(state.iterdir()) and not any((state / name).exists() for name in ("hutch.db", "instance")):
             raise TaskError(
                 f"cannot keep secrets in {state}: it holds other things, and others may look into it",
                 "give an empty directory, or one that only root may enter",

@@ -253,7 +253,7 @@ def move(top: bytes, path: bytes, name: bytes) -> None:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=150, deadline=None, phases=NO_SHRINK, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, phases=NO_SHRINK, suppress_health_check=list(HealthCheck))
 @given(below=TREES, base=TREES, operations=st.lists(OPERATIONS, min_size=1, max_size=10))
 def test_the_tree_is_the_one_that_git_makes(
     below: Files, base: Files, operations: list[tuple[str, bytes, object]]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.filter_lab import Lab, lab
 
-SIZE = int(os.environ.get("HUTCH_TEST_TRANSFER", "1000000000"))
+SIZE = int(os.environ.get("HUTCH_TEST_TRANSFER", "600000000"))
 MEGABYTE = 1_000_000
 GROWTH = 60 * MEGABYTE  # of all processes together, whatever the size
 

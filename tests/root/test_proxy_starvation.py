@@ -17,7 +17,7 @@ from tests.support import floods, neighbour
 from tests.support.filter_lab import REAL_GATEWAY_RULES, Lab, lab
 from tests.support.filter_watch import Watch, errors_into
 
-SECONDS = 2.5
+SECONDS = 1.8
 MEMORY = 250_000_000  # bytes of all processes of the filter, whatever it has gone through
 STALL = 5.0  # seconds
 FLOODS, NEIGHBOUR = (Path(module.__file__).read_text() for module in (floods, neighbour))
