@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from sandbox import units
 from sandbox.core import gc
@@ -43,7 +44,7 @@ def reserve(size: int) -> int:
 def over(used: Space | None, limit_bytes: int | None, limit_files: int | None) -> str | None:
     """Which limit was exceeded, in words. What could not be counted exceeds any."""
     if used is None:
-        return "disk: it has more files than can be counted"
+        return "disk: it has more files, or has more open, than can be counted"
     if limit_bytes is not None and used.bytes > limit_bytes:
         return f"disk: {units.bytes_text(used.bytes)} used, the limit is {units.bytes_text(limit_bytes)}"
     if limit_files is not None and used.files > limit_files:
@@ -90,11 +91,11 @@ class DiskWatch:
         for run in runs:
             if run not in self._counting and self._is_due(run):
                 self._counted[run] = self._taken
-                self._counting[run] = asyncio.create_task(self._count(run))
+                self._counting[run] = _begun(self._count(run))
         if now.bytes >= self._reserve:
             self._collected = False
         elif self._making_room is None or self._making_room.done():
-            self._making_room = asyncio.create_task(self._make_room())
+            self._making_room = _begun(self._make_room())
 
     def _runs(self) -> list[TaskRun]:
         """Those that can be ended. Not while one waits for a runtime's layer, which all tasks share: it isn't the task's."""
@@ -110,8 +111,6 @@ class DiskWatch:
         try:
             if why := over(await self._used(run), run.task.spec.disk, run.task.spec.files):
                 run.end_for_limit(why, "--disk and --files raise the limits")
-        except Exception:  # whatever it met, the watch goes on
-            _log.exception("cannot count what task %s has on the disk", run.task.id)
         finally:
             del self._counting[run]
 
@@ -121,26 +120,34 @@ class DiskWatch:
         if used is None or sandbox is None:
             return used
         hidden = await asyncio.to_thread(disk.removed_but_open, sandbox.lease.group.pids())
-        return Space(used.bytes + hidden, used.files)
+        return None if hidden is None else Space(used.bytes + hidden, used.files)
 
     async def _make_room(self) -> None:
         """Idle snapshots go first, once; then the largest task, if it is one that matters."""
-        try:
-            if not self._collected:
-                self._collected = True
-                _log.warning(
-                    "less than %s of the disk is free: dropping cached states", units.bytes_text(self._reserve)
-                )
-                await gc.collect(self._runtime, self._scheduler, gc.Wanted(free=2 * self._reserve))
-                return
-            found = {run: await self._used(run) for run in self._runs()}
-            sizes = {run: _UNCOUNTED if used is None else used.bytes for run, used in found.items()}
-            largest = max(sizes, key=lambda run: sizes[run], default=None)
-            if largest is not None and sizes[largest] > _LARGE:
-                why = f"disk: the host has less than {units.bytes_text(self._reserve)} left, and this task took most"
-                largest.end_for_limit(
-                    f"{why}: {units.bytes_text(sizes[largest])}", "write less, or give the host more disk"
-                )
-                await asyncio.sleep(1)  # until it has let go
-        except Exception:  # as above
-            _log.exception("cannot make room on the disk")
+        if not self._collected:
+            self._collected = True
+            _log.warning("less than %s of the disk is free: dropping cached states", units.bytes_text(self._reserve))
+            await gc.collect(self._runtime, self._scheduler, gc.Wanted(free=2 * self._reserve))
+            return
+        found = {run: await self._used(run) for run in self._runs()}
+        sizes = {run: _UNCOUNTED if used is None else used.bytes for run, used in found.items()}
+        largest = max(sizes, key=lambda run: sizes[run], default=None)
+        if largest is not None and sizes[largest] > _LARGE:
+            took = "more than can be counted" if sizes[largest] == _UNCOUNTED else units.bytes_text(sizes[largest])
+            why = (
+                f"disk: the host has less than {units.bytes_text(self._reserve)} left, and this task took most: {took}"
+            )
+            largest.end_for_limit(why, "write less, or give the host more disk")
+            await asyncio.sleep(1)  # until it has let go
+
+
+def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task whose failure is told; the watch, which began it, goes on."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_tell_failure)
+    return task
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("cannot watch the disk", exc_info=error)

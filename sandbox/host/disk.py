@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+_DESCRIPTORS: Final = 200_000  # a second of looking
 _PATIENCE: Final = 120.0  # seconds that a tree of millions of files may take
 
 
@@ -63,13 +64,19 @@ async def _sum(directory: Path, what: str) -> int | None:
     return int(number) if number.isdigit() else 0  # files vanish while it counts; the sum comes all the same
 
 
-def removed_but_open(pids: Iterable[int]) -> int:
-    """Bytes of files on the root file system of these processes that have no name any more, but are held open."""
+def removed_but_open(pids: Iterable[int]) -> int | None:
+    """Bytes of files on the root file system of these processes that have no name any more, but are held open. None when more
+    is open than can be looked at: a tenant has as many descriptors as processes and his memory allow.
+    """
     found: dict[tuple[int, int], int] = {}
+    left = _DESCRIPTORS
     for pid in pids:
         with contextlib.suppress(OSError):  # it has ended
             root = Path(f"/proc/{pid}/root").stat().st_dev
-            for name in os.listdir(f"/proc/{pid}/fd"):
+            names = os.listdir(f"/proc/{pid}/fd")
+            if (left := left - len(names)) < 0:
+                return None
+            for name in names:
                 with contextlib.suppress(OSError):
                     info = Path(f"/proc/{pid}/fd/{name}").stat()
                     if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev == root:

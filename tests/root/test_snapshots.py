@@ -78,7 +78,7 @@ def test_an_untrusted_ref_leaves_nothing_to_others(daemon: Daemon, repo: Path, s
 
 def test_what_is_built_for_one_task_is_found_by_no_other(daemon: Daemon, spec: dict[str, Any]) -> None:
     with tasks.running(daemon, **spec, cache={"enabled": False}) as first:
-        assert daemon.client.task(first)["cache"]["reason"] == "the cache is off"  # type: ignore[index]
+        assert daemon.client.task(first)["cache"]["reason"] == "the cache is off"
         daemon.client.gc()
         assert tasks.execute(daemon, first, "cat", "/root/made").text == "made", "nor is it garbage"
         assert not tasks.run(daemon, "true", **spec)["cache"]["hit"]

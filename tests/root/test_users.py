@@ -97,7 +97,7 @@ ABOUT_A_TASK: dict[str, Callable[[Client, str], Any]] = {
 
 
 def test_a_task_is_its_owners_and_roots(daemon: Daemon, alice: HostUser, bob: HostUser) -> None:
-    task = alice.does(lambda client: client.create_task({**TASK, "command": ["sleep", "30.25"]}))["id"]  # type: ignore[typeddict-item]
+    task = alice.does(lambda client: client.create_task({**TASK, "command": ["sleep", "30.25"]}))["id"]
     tasks.wait_for(lambda: tasks.host_pids("30.25"), "the agent")
     for what, call in ABOUT_A_TASK.items():
         for name in (task, task[:4]):
@@ -154,8 +154,8 @@ def test_an_environment_is_not_there_for_others(daemon: Daemon, bob: HostUser, w
             lambda client, name=name: client.remove_environment(name),
             lambda client, name=name: client.reset_cache(name),
             lambda client, name=name: client.share_environment(name, f"user:{BOB}", "change"),
-            lambda client, name=name: client.create_task({**TASK, "environment": name}),  # type: ignore[typeddict-item]
-            lambda client, name=name: client.effective({"environment": name}),  # type: ignore[typeddict-item]
+            lambda client, name=name: client.create_task({**TASK, "environment": name}),
+            lambda client, name=name: client.effective({"environment": name}),
         ]
         for call in calls:
             assert told(bob, call) == missing.replace("nothing", name)
@@ -178,7 +178,7 @@ def test_members_may_what_they_were_given(alice: HostUser, bob: HostUser, web: s
     alice.does(lambda client: client.share_environment(web, f"user:{BOB}", "see"))
     assert bob.does(lambda client: client.environment(name))["name"] == name
     assert refused(bob, lambda client: client.environment(web)) == 404, "a name alone is one's own"
-    assert refused(bob, lambda client: client.create_task({**TASK, "environment": name})) == 403  # type: ignore[typeddict-item]
+    assert refused(bob, lambda client: client.create_task({**TASK, "environment": name})) == 403
     assert bob.does(lambda client: client.snapshots())[0]["environment"] == name
 
     alice.does(lambda client: client.share_environment(web, "group:games", "use"))
@@ -247,7 +247,7 @@ def test_who_has_no_part_any_more_leaves_nothing(daemon: Daemon, alice: HostUser
     alice.does(lambda client: client.share_environment("left", f"user:{BOB}", "use"))
     spec = {"command": ["true"], "environment": f"{ALICE}:left"}
     try:
-        his, hers = (who.does(lambda client, name=name: client.create_task({**spec, "environment": name}))["id"]  # type: ignore[typeddict-item]
+        his, hers = (who.does(lambda client, name=name: client.create_task({**spec, "environment": name}))["id"]
                      for who, name in ((bob, f"{ALICE}:left"), (alice, "left")))  # fmt: skip
         tasks.wait_for(lambda: made(daemon, his) == "good", "his setup")
         tasks.execute(daemon, his, "sh", "-c", "echo poison >/made")
@@ -268,7 +268,7 @@ def test_a_task_goes_on_that_a_group_may_still_run(daemon: Daemon, alice: HostUs
     for member in ("group:games", "user:4321"):
         alice.does(lambda client, member=member: client.share_environment(web, member, "use"))
     name = f"{ALICE}:{web}"
-    task = bob.does(lambda client: client.create_task({"command": ["sleep", "30.5"], "environment": name}))["id"]  # type: ignore[typeddict-item]
+    task = bob.does(lambda client: client.create_task({"command": ["sleep", "30.5"], "environment": name}))["id"]
     tasks.wait_for(lambda: tasks.host_pids("30.5"), "the agent")
     alice.does(lambda client: client.unshare_environment(web, "user:4321"))
     assert daemon.client.task(task)["state"] == "running", "he is of that group, though no database says so"
@@ -325,7 +325,7 @@ def test_secrets_are_their_owners_and_lent_by_an_environment(alice: HostUser, bo
     assert [one["name"] for one in bob.does(lambda client: client.secrets())] == ["TOKEN"]
     assert refused(bob, lambda client: client.rotate_secret("ONLY_HERS", "x" * 20)) == 404
     assert refused(bob, lambda client: client.remove_secret("ONLY_HERS")) == 404
-    assert refused(bob, lambda client: client.create_task({**TASK, "secrets": ["ONLY_HERS"]})) == 400  # type: ignore[typeddict-item]
+    assert refused(bob, lambda client: client.create_task({**TASK, "secrets": ["ONLY_HERS"]})) == 400
 
     kept = 'printf %s "$TOKEN" | wc -c >/length'
     assert ended(bob, setup=kept, secrets=["TOKEN"], command=["grep", "16", "/length"])["state"] == "succeeded"

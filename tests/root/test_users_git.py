@@ -82,7 +82,7 @@ def test_shallow_and_uncommitted_are_noticed_for_users_too(alice: HostUser, plac
     shallow = alice.owns(place / "shallow")
 
     def run(client: Client) -> tuple[Any, list[str]]:
-        task = client.create_task({**TASK, "repo": str(shallow), "command": ["git", "log", "--oneline"]})["id"]  # type: ignore[typeddict-item]
+        task = client.create_task({**TASK, "repo": str(shallow), "command": ["git", "log", "--oneline"]})["id"]
         with client.events(task, follow=True) as stream:
             events = list(stream)
         return events[-1]["task"]["state"], [event["text"] for event in events if event["type"] == "notice"]

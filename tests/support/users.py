@@ -104,7 +104,7 @@ def ended(user: HostUser, **spec: Any) -> dict[str, Any]:
     """A user's task, after its end."""
 
     def run(client: Client) -> dict[str, Any]:
-        task = client.create_task({**TASK, **spec})["id"]  # type: ignore[typeddict-item]
+        task = client.create_task({**TASK, **spec})["id"]
         with client.events(task, follow=True) as stream:
             return {**list(stream)[-1]["task"], "log": [line for line in stream if line]}
 

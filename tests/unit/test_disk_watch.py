@@ -23,7 +23,7 @@ HOME = Path(__file__).parent  # /tmp may be another file system than the root
         (Space(100, 5), (100, 5), None),
         (Space(3 << 20, 5), (2 << 20, 9), "disk: 3.0 MiB used, the limit is 2.0 MiB"),
         (Space(100, 6), (100, 5), "disk: 6 files, the limit is 5"),
-        (None, (100, None), "disk: it has more files than can be counted"),
+        (None, (100, None), "disk: it has more files, or has more open, than can be counted"),
     ],
 )
 def test_the_limit_that_was_exceeded_is_named(
@@ -45,9 +45,17 @@ def test_a_directory_is_counted_whatever_its_names(tmp_path: Path) -> None:
     assert 4 * 8192 <= used.bytes < 8 * 8192
     assert used.files == 5
     assert asyncio.run(disk.used(tmp_path / "gone")) == Space(0, 0)
+    assert disk.free(tmp_path).bytes < disk.size(tmp_path)
+
+
+def test_what_is_removed_but_open_counts_and_too_much_cannot_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     before = disk.removed_but_open([os.getpid()])
+    assert before is not None
     with tempfile.TemporaryFile(dir=HOME) as file:
         file.write(b"x" * (1 << 20))
         file.flush()
-        assert disk.removed_but_open([os.getpid(), 2**22]) - before >= 1 << 20
-    assert disk.free(tmp_path).bytes < disk.size(tmp_path)
+        after = disk.removed_but_open([os.getpid(), 2**22])
+    assert after is not None
+    assert after - before >= 1 << 20
+    monkeypatch.setattr(disk, "_DESCRIPTORS", 2)
+    assert disk.removed_but_open([os.getpid()]) is None
